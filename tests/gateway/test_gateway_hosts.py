@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import json
 import math
-import shutil
 import ssl
-import subprocess
 
 import pytest
 from gateway_world import run, serving
+from own_certificate import own_certificate
 from waiting import until
 
 from impetusd.core.protocol import ROLES
@@ -196,7 +195,7 @@ async def silent(*_):
     await asyncio.Event().wait()
 
 
-def looked_at(answer, within=None):
+def looked_at(answer):
     """The host as it is shown after one look, and the peer."""
 
     async def scenario():
@@ -316,32 +315,17 @@ def test_no_redirect_is_followed_and_the_token_goes_nowhere_else(status):
     asyncio.run(scenario())
 
 
-def certificate(folder, name, host="localhost"):
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    cert, key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += [
-        "-keyout",
-        key,
-        "-out",
-        cert,
-        "-days",
-        "2",
-        "-subj",
-        f"/CN={host}",
-        "-addext",
-        f"subjectAltName=DNS:{host}",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+def served_with(folder, name, host="localhost"):
+    """The file of a certificate for `host`, and what a server needs to show it."""
+    cert, key = own_certificate(folder, name, f"DNS:{host}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     return cert, context
 
 
 def test_only_who_has_the_right_certificate_gets_the_token(tmp_path):
-    good, context = certificate(tmp_path, "good")
-    other, of_another_name = certificate(tmp_path, "other", "evil.example.com")
+    good, context = served_with(tmp_path, "good")
+    other, of_another_name = served_with(tmp_path, "other", "evil.example.com")
 
     async def scenario():
         async with Peer(well, context) as peer, Peer(well, of_another_name) as wrong:

@@ -5,27 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
-import subprocess
 
 import pytest
+from own_certificate import own_certificate
 
 from impetusd.gateway.tls import Certificate
-
-
-def make(folder, name):
-    """(certificate, key) for localhost, signed by itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    cert, key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
 
 
 def der(path):
@@ -34,7 +18,7 @@ def der(path):
 
 
 def test_is_renewed_without_a_restart(tmp_path, caplog):
-    first, second = make(tmp_path, "first"), make(tmp_path, "second")
+    first, second = own_certificate(tmp_path, "first"), own_certificate(tmp_path, "second")
     cert, key = str(tmp_path / "cert"), str(tmp_path / "key")
     shutil.copy(first[0], cert)
     shutil.copy(first[1], key)
@@ -68,7 +52,7 @@ def test_is_renewed_without_a_restart(tmp_path, caplog):
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path):
-    first, second = make(tmp_path, "first"), make(tmp_path, "second")
+    first, second = own_certificate(tmp_path, "first"), own_certificate(tmp_path, "second")
     with pytest.raises(ssl.SSLError):
         Certificate(first[0], second[1])
     with pytest.raises(OSError):

@@ -8,13 +8,13 @@ import resource
 import shutil
 import socket
 import ssl
-import subprocess
 import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from own_certificate import own_certificate
 from probe_server import PATIENCE, Server, drips, holds, says, sends, unused_port
 
 from impetusd import probe
@@ -211,23 +211,9 @@ class TestOtherWays:
 
 
 @pytest.fixture(scope="module")
-def certificate():
-    """(certificate, key) of a server called localhost, signed by itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    directory = Path(tempfile.mkdtemp(dir="/tmp"))
-    key, cert = str(directory / "key"), str(directory / "cert")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", key, "-out", cert, "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    yield cert, key
-    shutil.rmtree(directory)
+def certificate(tmp_path_factory):
+    """(certificate, key) of a server called localhost."""
+    return own_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import ssl
-import subprocess
 import urllib.error
 import urllib.request
 
 import pytest
 from instance import Instance, program
+from own_certificate import own_certificate
 from waiting import PATIENCE, wait_for
 
 INI = f"""
@@ -96,19 +95,9 @@ def test_from_the_first_link_to_the_ledger_and_killed_in_between(impetusd: Insta
     assert "login?code" in impetusd.run("login-link").out
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with")
 def test_over_tls(impetusd: Instance) -> None:
     impetusd.root.chmod(0o755)
-    cert, key = str(impetusd.root / "cert.pem"), str(impetusd.root / "key.pem")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", key, "-out", cert, "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    cert, key = own_certificate(impetusd.root, names="DNS:localhost,IP:127.0.0.1")
     os.chmod(key, 0o644)  # for nobody; a real one is the gateway's user's alone
     keys = f"listen = 127.0.0.1:{impetusd.port()}\ntls_cert = {cert}\ntls_key = {key}\nceiling = admin"
     impetusd.write(INI.format(keys))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +10,12 @@ from pathlib import Path
 import pytest
 from instance import Instance, program, wait_for
 from lending import Lend
+from own_certificate import own_certificate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))
 from chromium import PROGRAM, Browser, Loop, Tab
 
-pytestmark = [
-    pytest.mark.skipif(PROGRAM is None, reason="there is no chromium in PATH"),
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with"),
-]
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium in PATH")
 
 FAR = """
 [gateway]
@@ -72,16 +68,7 @@ def test_what_is_wrong_on_another_host_is_on_the_page_of_this_one(
     impetusd: Instance, lend: Lend, loop: Loop, tab: Tab
 ) -> None:
     with lend(None) as far:
-        cert, key = str(far.root / "cert.pem"), str(far.root / "key.pem")
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-                *("-keyout", key, "-out", cert, "-days", "2"),
-                *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            ],
-            check=True,
-            capture_output=True,
-        )
+        cert, key = own_certificate(far.root)
         os.chmod(key, 0o644)  # for nobody; a real one is the gateway's user's alone
         for instance in (far, impetusd):
             instance.root.chmod(0o755)
