@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from instance import COMMAND, PROGRAMS, Instance
 from lending import Lend, lender
 from systemd_namespace import Namespace
 from systemd_service import Service, as_nobody, booted, served
+
+if TYPE_CHECKING:
+    from chromium import Loop, Tab  # few tests have a browser
 
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
@@ -83,6 +87,25 @@ def command_of_anyone(as_root: None) -> list[str]:
         if not _may_read("nobody", path):
             pytest.skip(f"nobody may not read {path}")
     return COMMAND
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """For a browser, in a test that is no coroutine."""
+    from chromium import Loop
+
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def tab(loop: Loop) -> Tab:
+    """The tab of a browser."""
+    from chromium import Browser
+
+    tab: Tab = loop.enter(loop.enter(Browser).tab)
+    return tab
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from chromium import PROGRAM, Loop, Tab
 from instance import PYTHON, Instance, pool, program, wait_for
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))
-from chromium import PROGRAM, Browser, Loop, Tab
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium in PATH")
 
@@ -38,20 +33,6 @@ every = 1d
 WORDS = (
     "import sys, time\nfor n in range(10**6):\n print(f'\\x1b[32mline {n}\\x1b[0m <b>', flush=True)\n time.sleep(0.2)"
 )
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def tab(loop: Loop) -> Tab:
-    browser = loop.enter(Browser)
-    tab: Tab = loop.enter(browser.tab)
-    return tab
 
 
 def test_the_page_of_a_real_gateway(impetusd: Instance, loop: Loop, tab: Tab) -> None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from chromium import PROGRAM, Loop, Tab
 from instance import Instance, program, wait_for
 from lending import Lend
 from own_certificate import own_certificate
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))
-from chromium import PROGRAM, Browser, Loop, Tab
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium in PATH")
 
@@ -49,19 +44,6 @@ token = x
 command = {}
 kill_timeout = 100ms
 """
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def tab(loop: Loop) -> Tab:
-    tab: Tab = loop.enter(loop.enter(Browser).tab)
-    return tab
 
 
 def test_what_is_wrong_on_another_host_is_on_the_page_of_this_one(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import PROGRAM, Browser, Loop, Tab
 from instance import PYTHON, Instance, pool, program, wait_for
 from lending import Lend
 from serving import serving
 from smalldisk import small_disk
 from test_alerts import Receiver
 from test_incidents import cramped
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))
-from chromium import PROGRAM, Browser, Loop, Tab
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium in PATH")
 
