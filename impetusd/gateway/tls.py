@@ -11,10 +11,10 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from impetusd.gateway.beside import beside
 from impetusd.supervisor.threads import NoAnswer, Threads
 from impetusd.worker.tls import TLS
 
@@ -90,11 +90,5 @@ def install(app: web.Application, cert: str, key: str, plain: str) -> None:
             return None
         return certificate.context
 
-    async def following(_: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(certificate.follow())
-        yield
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
     app[TLS] = chosen
-    app.cleanup_ctx.append(following)
+    beside(app, certificate.follow)
