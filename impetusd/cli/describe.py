@@ -109,7 +109,8 @@ def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
         yield f"  {stream:<10}  {path}"
     if row.get("dropped_lines") or row.get("dropped_bytes"):
         size = table.memory(row["dropped_bytes"])
-        yield f"  dropped     {row['dropped_lines']} lines ({size}) that could not be written to its log files"
+        lines = f"{row['dropped_lines']} line{'s' * (row['dropped_lines'] != 1)}"
+        yield f"  dropped     {lines} ({size}) that could not be written to its log files"
     if row.get("tail"):
         yield "  last output:"
         for line in row["tail"]:

@@ -284,7 +284,7 @@ class Worker:
 
     def _under_way(self) -> tuple[str, str]:
         connections = self._starting.connections if self._starting is not None else 0
-        return self._name, f"it was {self._phase}, {connections} connections open"
+        return self._name, f"it was {self._phase}, {connections} connection{'s' * (connections != 1)} open"
 
 
 async def _first(*events: asyncio.Event) -> None:

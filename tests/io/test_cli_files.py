@@ -261,12 +261,16 @@ def test_describe_shows_the_slots_and_their_configuration_once(cli, tmp_path):
         "history": [5.0, 90.0],
     }
     end = {"signal": "SIGKILL", "at": "2026-11-23T09:00:00+00:00"}
-    rows = [{**row("web:0", restarts=2, last_exit=end), **more}, {**row("web:1"), **more}]
+    rows = [
+        {**row("web:0", restarts=2, last_exit=end), **more},
+        {**row("web:1", dropped_lines=1, dropped_bytes=4096), **more},
+    ]
     with FakeSupervisor(paths, describe={"units": rows}) as fake:
         code, out, _ = cli("describe", "web")
     assert (code, fake.asked) == (0, [("describe", {"name": "web"})])
     assert "killed by SIGKILL at 2026-11-23T09:00:00+00:00" in out
     assert "2 unplanned (lately: 5s ago, 1m ago)" in out
+    assert "  dropped     1 line (4 kB) that could not be written" in out
     assert out.count("sleep 1000") == 1
     assert f"web, configured in {paths.conf}:3" in out
     assert "treekill         true" in out

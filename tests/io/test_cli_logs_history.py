@@ -195,7 +195,8 @@ class TestCommand:
         assert err == (
             f"impetusd: {tmp_path / 'c'} has no timestamps (set time = yes to add them); showing its last 15 lines\n"
         )
-        assert len(cli("logs", "--since", date, "-n", "1")[1].splitlines()) == 3
+        _, out, err = cli("logs", "--since", date, "-n", "1")
+        assert (len(out.splitlines()), err.endswith("showing its last line\n")) == (3, True)
         later = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOW + 60))
         assert cli("logs", "--since", later) == (0, "", "")
 

@@ -209,7 +209,9 @@ def test_a_log_is_followed_and_pauses_where_one_scrolls():
     assert "no output yet" in "".join(text(view))
     view.more(f"line {n}" for n in range(100))
     assert text(view)[-3] == "line 99"
-    press(view, "k", "k")
+    press(view, "k")
+    assert text(view)[-2] == "paused, 1 more line below; f follows"
+    press(view, "k")
     assert text(view)[-3:-1] == ["line 97", "paused, 2 more lines below; f follows"]
     view.more(["more"])
     assert text(view)[-3] == "line 97"

@@ -284,8 +284,9 @@ def _follower(
         return Follower(source.path, since=since, wanted=wanted)
     if changed < since:
         return Follower(source.path, 0, wanted=wanted)
+    lines = "line" if last == 1 else f"{last} lines"
     print(
-        f"impetusd: {source.path} has no timestamps (set time = yes to add them); showing its last {last} lines",
+        f"impetusd: {source.path} has no timestamps (set time = yes to add them); showing its last {lines}",
         file=sys.stderr,
     )
     return Follower(source.path, last, wanted=wanted)

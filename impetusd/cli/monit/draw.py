@@ -264,7 +264,7 @@ def _log(view: View, screen: Screen, room: int) -> Picture:
         shown[:0] = [[(part, "")] for part in wrapped(line, width_of(screen))]
         if len(shown) >= room:
             break
-    mark = f"paused, {view.back} more lines below; f follows" if view.back else ""
+    mark = f"paused, {view.back} more line{'s' * (view.back != 1)} below; f follows" if view.back else ""
     if not shown:
         mark = "no line matches the filter" if view.filter and view.lines else "no output yet"
     padding: list[Line] = [[] for _ in range(room - len(shown))]
