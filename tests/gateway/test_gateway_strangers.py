@@ -157,14 +157,19 @@ def test_who_asks_much_at_once_does_not_take_every_connection():
     assert turns.UNDER_WAY <= MOST // 2
 
 
+def use_up(often, user):
+    """All turns of a user, for longer than any test takes."""
+    later = asyncio.get_running_loop().time() + 1e6
+    with contextlib.suppress(Problem):
+        while True:
+            with often.take(user, later):
+                pass
+
+
 def test_a_flood_of_one_user_is_refused_by_every_route_and_others_are_served():
     async def scenario(gateway):
         flooding, other = await gateway.bearer("admin", "flood"), await gateway.bearer("viewer", "other")
-        later = asyncio.get_running_loop().time() + 1e6  # however long the test takes, it is not over
-        with contextlib.suppress(Problem):
-            while True:
-                with gateway.app[guard.TURNS].take("token:flood", later):
-                    pass
+        use_up(gateway.app[guard.TURNS], "token:flood")
         gateway.backend.dry = True
         for method, path, route in addresses(gateway):
             if route.role == routes.OPEN:
@@ -206,11 +211,7 @@ def test_a_flood_by_supervisords_protocol_is_refused_too(tmp_path):
             under_way = gateway.app[guard.TURNS]
             (user,) = under_way._often._until
             assert user.startswith("xmlrpc ")
-            later = asyncio.get_running_loop().time() + 1e6
-            with contextlib.suppress(Problem):
-                while True:
-                    with under_way.take(user, later):
-                        pass
+            use_up(under_way, user)
             status, text = await ask()
             assert (status, "the limit is 300 at once" in text) == (429, True), text
 
