@@ -8,6 +8,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -52,10 +53,25 @@ def unit(
     }
 
 
-def other_host(name: str, state: str, *rows: dict[str, Any], **more: Any) -> dict[str, Any]:
+def other_host(
+    name: str,
+    state: str,
+    *rows: dict[str, Any],
+    incidents: Sequence[dict[str, Any]] = (),
+    more: int = 0,
+    version: str = "2.4.0",
+    **changes: Any,
+) -> dict[str, Any]:
     """Another host as GET /api/v1/hosts has it; without rows, one that has never answered."""
-    wrong = [row for row in rows if row["wrong"]]
-    overview = {"version": "2.4.0", "live": True, "all": len(rows), "wrong": len(wrong), "units": rows}
+    overview = {
+        "version": version,
+        "live": True,
+        "all": len(rows),
+        "wrong": sum(row["wrong"] for row in rows),
+        "units": rows,
+        "incidents": incidents,
+        "more": more,
+    }
     return {
         "name": name,
         "url": f"https://{name}.example.com/",
@@ -63,8 +79,8 @@ def other_host(name: str, state: str, *rows: dict[str, Any], **more: Any) -> dic
         "since": time.time() - 3 * HOUR,
         "seen": time.time() - 4 if rows else None,
         "trouble": "",
-        **more,
-        "overview": {**overview, "incidents": more.get("incidents", []), "more": more.get("more", 0)} if rows else None,
+        "overview": overview if rows else None,
+        **changes,
     }
 
 
@@ -96,7 +112,7 @@ def other_hosts() -> list[dict[str, Any]]:
         other_host("backup.internal", "away", *shop[:3], trouble=away, seen=time.time() - 3 * HOUR),
         other_host("shop-04", "lost", *shop[:2]),
         other_host("shop-05", "asking", since=None),
-        other_host("nowhere", "away", trouble="nowhere.example.com cannot be looked up: Name or service not known"),
+        other_host("nowhere", "away", trouble="cannot resolve nowhere.example.com: Name or service not known"),
     ]
 
 

@@ -259,10 +259,10 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
             "seen 3 h",
         ],
         "shop-04": ["its supervisor has been down since"],
-        "nowhere": ["cannot be looked up", "never seen"],
+        "nowhere": ["cannot resolve", "never seen"],
         "shop-05": ["not asked yet"],
         "shop-02": ["All 8 as wanted"],
-        "evil": [evil],
+        "evil": [evil, f"impetusd {evil}"],
     }.items():
         for word in words:
             assert word in says[name], says[name]
