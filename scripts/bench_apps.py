@@ -23,7 +23,7 @@ import bench_servers
 from bench_base import cpu, percentile
 from bench_install import Peers
 from bench_managers import Failed, below_us
-from bench_row import US, WHAT_FAILS, Row, reason
+from bench_row import US, WHAT_FAILS, Row, figure, reason
 from bench_servers import Server, pss, serving
 
 WORKERS = 4
@@ -88,11 +88,11 @@ def rate(app: str, peers: Peers) -> list[Row]:
                     found.setdefault(name, []).append((per_second, percentile(took, 0.99), cost))
     for name, each in found.items():
         figures = [take(one) for take, one in zip(TAKE, zip(*each, strict=True), strict=True)]
-        for row, figure in zip(rows, figures, strict=True):
+        for row, value in zip(rows, figures, strict=True):
             if name in LIMITS.get(app, ()):
-                row.limit = f"{name}: {figure:,.3g}" if figure < 1000 else f"{name}: {figure:,.0f}"
+                row.limit = f"{name}: {figure(value)}"
             else:
-                row.found[name] = figure
+                row.found[name] = value
     return list(rows)
 
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 
 from bench_base import Instance, compile_c, cpu, free_port, show
-from bench_page import PROGRAM, Browser, Loop, log_in, page
+from bench_page import PROGRAM, Browser, Loop, log_in, page, renderers
 
 UNITS, PAGES, SECONDS, SCRAPE = 500, 2, 20, 5  # pages besides the one in the browser
 RESTLESS = """
@@ -72,8 +72,7 @@ def _busy(loop: Loop) -> None:
             if PROGRAM is not None:
                 browser = loop.enter(Browser)
                 log_in(loop, loop.enter(browser.tab), instance)
-                processes = loop.run(browser.send("SystemInfo.getProcessInfo"))["processInfo"]
-                parts["page"] = [each["id"] for each in processes if each["type"] == "renderer"]
+                parts["page"] = renderers(loop, browser)
             pages = [Page(port, token) for _ in range(PAGES)]
             lasted, slowest, _ = _measure(3, port, pages, parts)  # until everything was sent once
             size = sum(each.bytes for each in pages)

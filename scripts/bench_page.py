@@ -41,6 +41,12 @@ def log_in(loop: Loop, tab: Tab, instance: Instance) -> None:
     loop.run(tab.until(f"document.querySelector('{FIRST}')"))
 
 
+def renderers(loop: Loop, browser: Browser) -> list[int]:
+    """The processes that draw the tab."""
+    processes = loop.run(browser.send("SystemInfo.getProcessInfo"))["processInfo"]
+    return [each["id"] for each in processes if each["type"] == "renderer"]
+
+
 def page(rounds: int) -> None:
     """On an ordinary instance, which does nothing else."""
     if PROGRAM is None:
@@ -122,8 +128,7 @@ def _updates(loop: Loop) -> None:
     tab = loop.enter(browser.tab)
     loop.run(tab.goto(address))
     loop.run(tab.until(f"document.querySelectorAll('.slots [role=row]').length > {MANY}"))
-    processes = loop.run(browser.send("SystemInfo.getProcessInfo"))["processInfo"]
-    renderers = [each["id"] for each in processes if each["type"] == "renderer"]
+    drawing = renderers(loop, browser)
 
     async def change() -> None:
         for second in range(SECONDS):
@@ -134,9 +139,9 @@ def _updates(loop: Loop) -> None:
             world.change("usage", "", usage)
             await asyncio.sleep(1)
 
-    began, before = time.monotonic(), cpu(*renderers)
+    began, before = time.monotonic(), cpu(*drawing)
     loop.run(change())
-    share = (cpu(*renderers) - before) / (time.monotonic() - began)
+    share = (cpu(*drawing) - before) / (time.monotonic() - began)
     show(
         f"a page on which {MANY} units have other numbers each second, for {SECONDS} s",
         f"{share * 100:.2f} % of a core",

@@ -46,7 +46,7 @@ class Row:
         ours = self.found.get(US, "not measured")
         lines = [f"{self.title}   (limit {self.limit})"]
         for name, value in self.found.items():
-            shown = value if isinstance(value, str) else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+            shown = value if isinstance(value, str) else figure(value)
             lines.append(f"    {name:12} {shown:>8}  {self.notes.get(name, '')}".rstrip())
         if isinstance(ours, str):
             lines.append("    => not measured")
@@ -64,6 +64,11 @@ class Row:
             verdict = [f"{word} {', '.join(names)}" for word, names in found.items() if names]
             lines.append(f"    => {'; '.join(verdict)}")
         return "\n".join(lines)
+
+
+def figure(value: float) -> str:
+    """In three digits, or whole from 1,000 on."""
+    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def reason(error: BaseException) -> str:
