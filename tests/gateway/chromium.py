@@ -55,8 +55,8 @@ class Browser:
         self.folder = tempfile.mkdtemp(prefix="page-")
         self._ids = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._tabs: dict[str, Tab] = {}  # by their sessions, of which there is one
-        self._session_id = ""
+        self._tab_session = ""  # the one tab's, once there is one
+        self._tab: Tab | None = None  # while it is lent
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -100,8 +100,8 @@ class Browser:
             waiting = self._waiting.pop(said.get("id", 0), None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(said)
-            elif "method" in said and (tab := self._tabs.get(said.get("sessionId", ""))):
-                tab.heard(said["method"], said["params"])
+            elif "method" in said and "sessionId" in said and self._tab is not None:
+                self._tab.heard(said["method"], said["params"])
         for waiting in self._waiting.values():
             waiting.cancel()
 
@@ -119,19 +119,19 @@ class Browser:
     @contextlib.asynccontextmanager
     async def tab(self, **how: Any) -> AsyncIterator[Tab]:
         """The tab, as if it were a new one, which costs 0.2 s of CPU; one at a time. `how` as of Tab.be."""
-        assert not self._tabs
-        if not self._session_id:
+        assert self._tab is None
+        if not self._tab_session:
             target = (await self.send("Target.createTarget", url="about:blank"))["targetId"]
             attached = await self.send("Target.attachToTarget", targetId=target, flatten=True)
-            self._session_id = attached["sessionId"]
+            self._tab_session = attached["sessionId"]
             for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
-                await self.send(f"{domain}.enable", self._session_id)
-        tab = self._tabs[self._session_id] = Tab(self, self._session_id)
+                await self.send(f"{domain}.enable", self._tab_session)
+        tab = self._tab = Tab(self, self._tab_session)
         try:
             await tab.be(**how)
             yield tab
         finally:
-            self._tabs.clear()
+            self._tab = None
             await tab.leave()
 
 
