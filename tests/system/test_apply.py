@@ -155,7 +155,7 @@ def test_sighup_applies_and_tells_what_is_wrong(impetusd: Instance) -> None:
     before = impetusd.start(TWO)
     impetusd.write(TWO + "kill_timeout = 10\n")
     impetusd.kill(before.shim, signal.SIGHUP)
-    wait_for(lambda: "a duration needs its unit" in impetusd.log(), "the complaint")
+    impetusd.says("a duration needs its unit")
     assert impetusd.status().pids == before.pids
     impetusd.write(f"[program:one]\n{READY}")
     impetusd.kill(before.shim, signal.SIGHUP)

@@ -72,7 +72,7 @@ def test_a_supervisor_killed_after_the_signal_does_not_keep_it_from_ending(impet
     before = impetusd.wait_state_of_daemon("slow", "RUNNING")
     supervisor = impetusd.status().supervisor
     process.send_signal(signal.SIGTERM)
-    wait_for(lambda: "slow:0: STOPPING" in impetusd.log(), "the stop to begin")
+    impetusd.says("slow:0: STOPPING")
     os.kill(supervisor, signal.SIGKILL)
     may_end.touch()
     impetusd.finish(process)

@@ -52,7 +52,7 @@ def test_a_killed_supervisor_that_hangs_in_the_disk_is_succeeded_at_once(impetus
         assert (status.shim, status.pids) == (before.shim, before.pids)
         wait_for(lambda: (it := census.read(before.supervisor)) and it.zombie, "the dead one not to be reaped")
         said = f"the supervisor (pid {before.supervisor}) was killed but is stuck in the kernel"
-        wait_for(lambda: said in impetusd.log(), said)
+        impetusd.says(said)
         os.kill(status["warm"].pid, signal.SIGKILL)
         again = impetusd.wait_status(lambda now: now["warm"].pid not in {None, before["warm"].pid} and now.all_running)
         assert again["warm"].pid != before["warm"].pid

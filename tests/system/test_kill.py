@@ -77,8 +77,7 @@ def running(impetusd: Instance) -> Instance:
     return running_as(impetusd)
 
 
-def test_a_killed_worker_is_replaced_by_the_standby(impetusd: Instance) -> None:
-    running = running_as(impetusd)
+def test_a_killed_worker_is_replaced_by_the_standby(running: Instance) -> None:
     before, after = killed(running, ["web:0"])
     assert after["web:0"].pid == before["web:standby"].pid
     assert {name: row.restarts for name, row in after.rows.items()} == {**dict.fromkeys(WHAT, 0), "web:0": 1}

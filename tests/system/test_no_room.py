@@ -109,7 +109,7 @@ def lost(impetusd: Instance, times: int) -> None:
     for number in range(times):
         (pid,) = wait_for(lambda: supervisors(impetusd), "the supervisor")
         impetusd.kill(pid)
-        wait_for(lambda number=number: impetusd.log().count(told) == number + 1, "it to be told")  # type: ignore[misc]
+        impetusd.says(told, number + 1)
 
 
 def test_a_run_dir_that_is_lost_is_told_and_what_runs_goes_on_until_stop(
@@ -133,7 +133,7 @@ def test_a_run_dir_that_comes_back_is_used(impetusd: Instance, covered: Callable
     uncover = covered()
     lost(impetusd, 1)
     uncover()
-    wait_for(lambda: f"{impetusd.control_socket} was created" in impetusd.log(), "the socket")
+    impetusd.says(f"{impetusd.control_socket} was created")
     after = impetusd.settle()
     assert (after.shim, after.pids) == (before.shim, before.pids)
     impetusd.control_socket.unlink()

@@ -98,7 +98,7 @@ def test_a_removed_state_file_is_written_anew(impetusd: Instance) -> None:
     saved.unlink()
     wait_for(saved.exists, "the state file")
     assert json.loads(saved.read_text()) == json.loads(text)
-    wait_for(lambda: "state.json was deleted" in impetusd.log(), "it to be told")
+    impetusd.says("state.json was deleted")
     assert "already running" in impetusd.run("run", code=73).err
     assert impetusd.status().shim == before.shim
 

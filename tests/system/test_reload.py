@@ -145,7 +145,7 @@ def test_old_workers_serve_until_the_new_ones_are_ready_and_no_more_come_at_once
     shop.write(2, startup=f"while not os.path.exists({str(may)!r}): await asyncio.sleep(0.02)")
     with Load(shop.port) as load:
         reload = impetusd.popen("reload", "web")
-        wait_for(lambda: "web:0:next: STARTING" in impetusd.log(), "the first new worker")
+        impetusd.says("web:0:next: STARTING")
         load.go_on(100)
         now = impetusd.status()
         assert {name: now.pids[name] for name in shop.before.pids} == shop.before.pids
@@ -164,7 +164,7 @@ def test_an_old_template_that_is_killed_meanwhile_keeps_nobody_from_the_new_vers
     shop.write(2)
     with Load(shop.port):
         reload = impetusd.popen("reload", "--watch", "3s", "web")
-        wait_for(lambda: "web:0:next: RUNNING" in impetusd.log(), "the first new worker")
+        impetusd.says("web:0:next: RUNNING")
         impetusd.kill(shop.before["web:template"].pid)
         impetusd.finish(reload)
     shop.is_new()
@@ -175,7 +175,7 @@ def test_an_old_worker_that_crashes_meanwhile_is_forked_from_the_old_template(im
     shop = Shop(impetusd, standby=0)
     shop.write(2)
     reload = impetusd.popen("reload", "--watch", "1h", "web")
-    wait_for(lambda: "web:0:next: RUNNING" in impetusd.log(), "the first new worker")
+    impetusd.says("web:0:next: RUNNING")
     impetusd.kill(shop.before["web:1"].pid)
     wait_for(lambda: impetusd.status()["web:1"].restarts == 1, "the crashed one to be replaced")
     impetusd.wait_state("web:1", "RUNNING")
@@ -250,7 +250,7 @@ def test_a_supervisor_that_is_killed_on_the_way_back_goes_on_back(impetusd: Inst
     shop.write(2, startup=CRASHES)
     with Load(shop.port, kept=0, fresh=2, crashes=1):
         reload = impetusd.popen("reload", "--watch", "30s", "web")
-        wait_for(lambda: "web: reload: web:0:next: exit 3" in impetusd.log(), "the failure")
+        impetusd.says("web: reload: web:0:next: exit 3")
         impetusd.kill(impetusd.status().supervisor)
         assert "web:0:next: exit 3" in impetusd.finish(reload, code=1).out
     shop.is_old()
@@ -284,9 +284,7 @@ def test_a_plain_program_overlaps_when_it_has_listen_and_wait_ready(impetusd: In
     with socket.create_connection(("127.0.0.1", port)) as connection:
         assert connection.recv(100).decode() == f"{after['p'].pid} p"
     log = impetusd.log()
-    assert log.index("p:0:next: RUNNING") < log.index("p:0:leaving: STOPPING"), (
-        "when the new process is ready to replace the old one"
-    )
+    assert log.index("p:0:next: RUNNING") < log.index("p:0:leaving: STOPPING"), "ready before the old one ends"
     assert impetusd.run("reload", "--watch", "1s", "q", code=2).err.startswith("impetusd: q can only be restarted")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from instance import PROGRAMS, Instance, Status, pool, program, wait_for
+from instance import PROGRAMS, Instance, Status, pool, program
 from load import Load, fetch
 
 
@@ -26,7 +26,7 @@ def test_a_pool_is_restarted_under_load_without_losing_a_request(
         impetusd.run("restart", "--rolling", "web")
         load.go_on(40)
     after = impetusd.settle(replaced(before, *before.pids))
-    assert {row.restarts for row in after.rows.values()} == {0}, "the command's method is not counted"
+    assert {row.restarts for row in after.rows.values()} == {0}, "what was asked for is not counted"
     assert {row.generation for row in after.rows.values()} == {2}
     assert after["web:0"].last_exit["code"] == 0
 
@@ -46,7 +46,7 @@ def test_a_rolling_restart_goes_on_when_the_supervisor_is_killed_in_the_middle(i
     before = impetusd.start(f"[pool:web]\n{pool(port, instances=3)}")
     with Load(port) as load:
         roll = impetusd.popen("restart", "--rolling", "web")
-        wait_for(lambda: impetusd.log().count("web:template: RUNNING") == 2, "a new template")
+        impetusd.says("web:template: RUNNING", 2)
         impetusd.kill(before.supervisor)
         impetusd.finish(roll, code=None)
         load.go_on(20)

@@ -250,7 +250,7 @@ def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instanc
         seen = impetusd.status()["torrent"]
         assert seen.dropped_lines > 0
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        wait_for(lambda: "disk/out.log works again" in impetusd.log(), "writing to go on")
+        impetusd.says("disk/out.log works again")
         before = (disk / "out.log").stat().st_size
         wait_for(lambda: (disk / "out.log").stat().st_size > before, "lines")
         assert sentence not in impetusd.run("status").out
