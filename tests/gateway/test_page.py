@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from chromium import PROGRAM, Browser, Loop, Tab
 from page_server import MB, World, because, other_host, other_hosts, other_row, served, unit
+from waiting import until
 
 from impetusd.gateway import pages
 
@@ -352,9 +352,8 @@ def test_the_list_begins_with_what_is_not_well_whatever_state_it_is_in(make):
     page.until(f"{order}[0] === 'caddy' && {order}[1] === 'redis'")
     world.change("unit", "mailer", unit("mailer", state="STARTING", restarts=3))
     page.until(f"{order}.slice(0, 3).join() === 'mailer,caddy,redis'")
-    world.change(
-        "unit", "api", unit("api", state="BACKOFF", restarts=4)
-    )  # as wrong as while it starts: they stay in place
+    # As wrong as while it starts: they stay in place.
+    world.change("unit", "api", unit("api", state="BACKOFF", restarts=4))
     page.until(f"{order}.slice(0, 4).join() === 'api,mailer,caddy,redis'")
     web = next(each for each in world.rows["check"].values() if each["target"] == "web")
     world.change("check", "web web", {**web, "state": "unhealthy"})  # its workers are; what only waits is not
@@ -369,18 +368,17 @@ def test_the_stream_ends_while_nobody_looks_and_goes_on_where_it_ended(page):
     page.world.change("unit", "redis", unit("redis", restarts=7))
     page.until("[...document.querySelectorAll('.c-restarts')].some((each) => each.innerText === '7')")
     page.run(hide.format("true"))
-    page.world.change("unit", "redis", unit("redis", restarts=8))  # the write by which the server sees that it is gone
-    page.loop.run(_gone(page.world))
+    page.world.change("unit", "redis", unit("redis", restarts=8))
+
+    def has_gone() -> bool:
+        page.world.say("alive", {"n": 0})  # the write by which the server sees it
+        return not page.world.listeners
+
+    page.loop.run(until(has_gone, "the end of the stream"))
     n = page.world.n
     page.run(hide.format("false"))
     page.until("[...document.querySelectorAll('.c-restarts')].some((each) => each.innerText === '8')")
     assert page.asked("GET")[-1][0] == f"stream?last={page.world.life}%3A{n - 1}"
-
-
-async def _gone(world: World) -> None:
-    while world.listeners:
-        world.say("alive", {"n": 0})
-        await asyncio.sleep(0.01)
 
 
 def test_a_stream_that_broke_is_said_to_be_stale_and_comes_back(page):
@@ -603,7 +601,7 @@ def test_following_pauses_when_one_scrolls_and_goes_on_on_request(page):
                 ("line", "", {"unit": "api", "stream": "out", "at": page.world.now, "text": text, "id": text})
             )
 
-    page.loop.run(_filled(readers))
+    page.loop.run(until(lambda: readers, "the page to read"))
     write("first of the new")
     page.says("first of the new", ".lines")
     page.run("document.querySelector('.lines').scrollTop = 0")
@@ -614,12 +612,6 @@ def test_following_pauses_when_one_scrolls_and_goes_on_on_request(page):
     page.click("button.follow")
     page.says("second of the new", ".lines")
     page.until(at_end)
-
-
-async def _filled(what: Any) -> None:
-    async with asyncio.timeout(60):
-        while not what:  # noqa: ASYNC110  # of the server's own, which tells nobody
-            await asyncio.sleep(0.01)
 
 
 def test_a_line_has_a_link_and_a_context(page):

@@ -108,11 +108,14 @@ def hook(receiver, **keys):
 
 async def fail(life, name="web"):
     """Have it be given up."""
-    await life.ask("start", names=[name])
-    while (await life.rows())[name]["state"] != "FATAL":
+
+    async def given_up():
         if f"{name}:0" in life.shim.pids():
             life.shim.kill(f"{name}:0")
-        await asyncio.sleep(0.01)
+        return (await life.rows())[name]["state"] == "FATAL"
+
+    await life.ask("start", names=[name])
+    await until(given_up, f"{name} to be given up")
 
 
 async def mend(life, name="web"):
