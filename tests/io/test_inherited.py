@@ -15,6 +15,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
+import census
 import pytest
 from supervisor_world import Life, in_a_folder
 from waiting import until
@@ -233,10 +234,7 @@ def test_what_it_sends_that_makes_no_sense_ends_nothing_but_its_own_connection()
 
 def handed_over():
     """How many of our descriptors are of the kinds that it sends, or is sent; the supervisor may open others meanwhile."""
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own, and what is closed meanwhile
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    found = census.links(os.getpid()).values()
     return sum(each == "/dev/null" or each.startswith("socket:") for each in found)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
 
+import census
 import pytest
 from waiting import wait_for
 from worker_harness import Pool
@@ -25,10 +25,7 @@ def _state(pid: int) -> str:
 
 def _waits_to_tell(pid: int) -> bool:
     """Whether it sleeps with a socket more than the two that it was given."""
-    links = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    links = census.links(pid).values()
     return _state(pid) == "S" and sum(link.startswith("socket:") for link in links) == 3 and len(links) == 7
 
 
@@ -87,7 +84,7 @@ def test_a_worker_holds_nothing_of_the_templates():
         fork_socket = os.readlink(f"/proc/{template.pid}/fd/4")
         worker = pool.fork(template)
         worker.until_told("STATUS=parked")
-        held = {os.readlink(f"/proc/{worker.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{worker.pid}/fd")}
+        held = census.links(worker.pid).values()
         assert fork_socket not in held
         assert pool.path("0.out") not in held
         assert pool.path("0.err") not in held
