@@ -111,7 +111,7 @@ def parse_duration(text: str) -> float:
     if unit not in MILLISECONDS:
         raise ValueError(f"not a duration; {form}")
     if len(whole) > 15 or len(fraction) > 15 or int(whole) * MILLISECONDS[unit] > LONGEST:
-        raise ValueError("too long, or too many decimal places; write it shorter")
+        raise ValueError("longer than 10 years, or more than 15 decimal places; write it shorter")
     scale: int = 10 ** len(fraction)
     milliseconds, finer = divmod(int(whole + fraction) * MILLISECONDS[unit], scale)
     if finer:
