@@ -48,7 +48,7 @@ def test_a_stream_that_nobody_reads_costs_lines_which_are_counted_and_no_time(pi
     assert (file.lost.bytes, file.lost.lines) == (100, 1)
     got = os.read(pipe, 1 << 20)
     assert got == line * (count - 1)
-    assert file.write(b"again\n") == ["writing to standard output works again; 100 bytes, 1 lines were dropped"]
+    assert file.write(b"again\n") == ["writing to standard output works again; 100 bytes, 1 line was dropped"]
     marker, again = os.read(pipe, 1 << 20).splitlines()
     assert marker.startswith(b"impetusd: 100 bytes, 1 lines of output were dropped here")
     assert again == b"again"

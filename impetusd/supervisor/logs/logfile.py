@@ -297,9 +297,8 @@ class LogFile:
         finally:
             self._at = at
         lost.end()
-        self._told.append(
-            f"writing to {self.path} works again; {lost.now_bytes} bytes, {lost.now_lines} lines were dropped"
-        )
+        lines = f"{lost.now_lines} line{' was' if lost.now_lines == 1 else 's were'}"
+        self._told.append(f"writing to {self.path} works again; {lost.now_bytes} bytes, {lines} dropped")
 
 
 def _after_newline(out: bytes | memoryview, at: int) -> int:
