@@ -61,7 +61,7 @@ def test_where_there_is_none_it_ends_and_asks_seldom():
 
 def test_what_may_have_been_done_is_not_done_twice():
     found = Supervisors((0.0, GONE), (0.0, "yes"))
-    with pytest.raises(Unanswered, match="it is unknown whether"):
+    with pytest.raises(Unanswered, match="it is unknown whether the command was executed"):
         found.answer(ONCE)
     assert found.tries == 1
 

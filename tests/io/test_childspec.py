@@ -244,5 +244,5 @@ class TestTheFolderOfAUnitOfOurOwn:
     @needs_root
     def test_a_user_who_does_not_get_there_is_named_with_what_is_closed(self, path, tmp_path):
         os.chmod(tmp_path, 0o700)
-        with pytest.raises(CannotStart, match=r"bob cannot enter .*; run: chmod o\+x"):
+        with pytest.raises(CannotStart, match=rf"bob cannot enter {tmp_path}; run: chmod o\+x {tmp_path}$"):
             childspec.own_folder(path, 61002, "bob")

@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_found_by_check(impetusd: Instance) -> None:
     assert "is OK" in impetusd.run("check").out, "without --host nothing is imported"
     err = impetusd.run("check", "--host", code=1).err
     assert f"cannot be imported by {folder}/bin/python: ModuleNotFoundError: No module named 'aiohttp'" in err
-    assert "app = slow:app could not be imported by" in err
+    assert f"app = slow:app could not be imported by {folder}/bin/python within listen_timeout" in err
     assert "app = missing:app cannot be imported: no module missing in" in err
     assert "3 warnings for this host" in err
 

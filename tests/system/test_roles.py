@@ -194,7 +194,8 @@ def test_a_peer_that_the_file_system_lets_in_and_no_role_does_is_closed_and_told
         check=False,
     )
     assert told.returncode == 1
-    assert told.stderr.startswith("impetusd closed the connection without a response, probably because")
+    assert told.stderr.startswith("impetusd closed the connection without a response, ")
+    assert f" user {STRANGER} has no role; " in told.stderr
 
 
 def test_the_command_line_serves_a_viewer_and_tells_it_what_it_may_not(

@@ -19,9 +19,8 @@ from waiting import until
 
 HANGS = 60.0  # seconds after which an answer counts as never given; the figure itself is scripts/bench_service.py's
 CLIENTS = 6
-PACE = (
-    0.05  # seconds between two requests of one client: without a pause they took a whole core for as long as this lasts
-)
+# Seconds between two requests of one client: without a pause they took a whole core for as long as this lasts.
+PACE = 0.05
 PASSWORD = "correct horse battery"
 BIN = Path(sys.executable).parent
 

@@ -43,12 +43,12 @@ def test_start_and_run_take_over_what_it_has_left_and_stop_ends_it(impetusd: Ins
 
     impetusd.run("start")
     stale(impetusd)
-    assert "stopped 1 process" in impetusd.run("stop").out
+    assert "; stopped 1 process that it had started\n" in impetusd.run("stop").out
     assert not impetusd.members()
 
     impetusd.run("start")
     stale(impetusd)
-    assert "stopped 1 process" in impetusd.run("reap-leftovers").out
+    assert "stopped 1 process: " in impetusd.run("reap-leftovers").out
     assert not impetusd.members()
 
 

@@ -311,9 +311,8 @@ def test_reload_and_shutdown(shared: tuple[Instance, Ctl]) -> None:
     before = impetusd.status()
     ctl.write("[program:a]\ncommand = sleep 300\n[program:c]\ncommand = sleep 300\n")
     assert ctl("reload") == "Restarted supervisord\n"
-    wait_for(
-        lambda: (now := ctl.pids()).keys() == {"a", "c"} and now["a"] != before["a"].pid, ctl.pids
-    )  # one look: in between it may be gone
+    # By one look: between two it may be gone.
+    wait_for(lambda: (now := ctl.pids()).keys() == {"a", "c"} and now["a"] != before["a"].pid, ctl.pids)
     now = impetusd.status()
     assert now.shim == before.shim
     assert ctl("shutdown") == "Shut down\n"

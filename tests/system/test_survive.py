@@ -222,7 +222,7 @@ def test_without_its_table_what_lives_on_is_told_never_doubled_and_ended_by_stop
     assert after["p"].pid == pid
     kill_both(anyone, after)
     table.unlink()
-    assert "stopped 1 process" in anyone.run("stop").out
+    assert "; stopped 1 process that it had started\n" in anyone.run("stop").out
     wait_for(lambda: dead(pid), "its end")
     assert anyone.start()["p"].pid != pid
 
@@ -262,7 +262,7 @@ def test_a_table_that_was_removed_is_back_before_anybody_needs_it(impetusd: Inst
 def test_what_a_running_daemon_holds_is_not_reaped(impetusd: Instance) -> None:
     """By whichever unit of systemd says that it has been stopped."""
     before = impetusd.start("[program:p]\ncommand = sleep 300\nmin_uptime = 0\n")
-    assert "is running" in impetusd.run("reap-leftovers", code=1).err
+    assert f"impetusd (pid {before.shim}) is running in " in impetusd.run("reap-leftovers", code=1).err
     said = impetusd.run("reap-leftovers", env={"SERVICE_RESULT": "success"}).out
     assert (
         said

@@ -126,7 +126,7 @@ class TestWhatIsNotTheServices:
         told = [line["MESSAGE"] for line in service.journal()]
         assert any(f"because its table is missing: p:0 (pid {pid})" in each for each in told)
         assert pid in service.host.processes()
-        assert "stopped 1 process" in service.run("stop")
+        assert "; stopped 1 process that it had started\n" in service.run("stop")
         service.systemctl("start")
         assert service.status()["p"].pid != pid
 
