@@ -323,10 +323,23 @@ async def readiness(client: TestClient) -> tuple[int, str | None]:
         return response.status, (await response.json())["reason"]
 
 
+async def is_not_ready(client: TestClient, reason: str) -> bool:
+    status, told = await readiness(client)
+    return status == 503 and (told or "").startswith(reason)
+
+
+def test_who_may_not_log_in_to_the_database_finds_the_reason(shared_postgres):
+    async def main() -> None:
+        async with application(shared_postgres.url.replace("user=impetus", "user=stranger")) as client:
+            await until(lambda: is_not_ready(client, "the database cannot be used: Invalid"), "the reason")
+
+    run(main())
+
+
 def test_ready_means_migrated_and_not_draining(postgres):
     async def main() -> None:
         async with application(postgres.url) as client:
-            assert (await readiness(client))[1].startswith("migrating")
+            await until(lambda: is_not_ready(client, "the database cannot be used: cannot connect: "), "the reason")
             async with client.get("/health/live") as response:
                 assert response.status == 200
             await asyncio.to_thread(postgres.start)

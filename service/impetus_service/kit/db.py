@@ -98,11 +98,19 @@ class Database:
         self._tried = asyncio.Event()  # the first attempt to connect has succeeded or failed
         self._stopping = False
         self.failure: Exception | None = None  # why the schema was not brought up to date the last time
+        self._unreachable = ""  # why there was no connection to bring it up to date with
 
     @property
     def migrated(self) -> bool:
         """Whether the schema is known to be up to date."""
         return self._migrated.is_set()
+
+    @property
+    def unready(self) -> str:
+        """Why the schema is not known to be up to date."""
+        if self._unreachable:
+            return f"the database cannot be used: {self._unreachable}"
+        return str(self.failure or "migrating: the schema may not be up to date")
 
     async def start(self) -> None:
         """Make the pool and begin to connect; returns at once, whatever the database does."""
@@ -180,9 +188,7 @@ class Database:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
                 await self._tried.wait()
             if not self.migrated:
-                raise Unavailable(
-                    str(self.failure or "the database has not been reached yet, or its schema is being migrated")
-                )
+                raise Unavailable(self.unready)
             async with self.connection(ACQUIRE_TIMEOUT) as connection:
                 try:
                     yield connection
@@ -248,6 +254,8 @@ class Database:
                     return  # asyncpg can answer our cancellation with an error of its own, and it comes only once
                 self._tried.set()
                 failures += 1
+                if not isinstance(error, MigrationError):
+                    self._unreachable = _public(error)
                 # A server that ends its connections does so one by one, and the next may end in our hands: once is
                 # no outage, unless there never was a connection. (asyncpg then says InternalClientError: state 11.)
                 if not isinstance(error, MigrationError) and (failures > 1 or self._away is None):
@@ -271,6 +279,7 @@ class Database:
         async with AsyncExitStack() as held:
             first = await held.enter_async_context(self.connection(CONNECT_TIMEOUT))
             await _select_one(first, CONNECT_TIMEOUT)
+            self._unreachable = ""
             if not self.migrated:
                 await self._migrate(first)
             # Never waits for a request to give one back while it holds others itself.

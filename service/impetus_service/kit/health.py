@@ -141,7 +141,7 @@ async def ready(request: web.Request) -> Ready | web.Response:
         return _not_ready("draining: this worker exits once its connections are closed")
     database = request.app[DATABASE]
     if not database.migrated:
-        return _not_ready(str(database.failure or "migrating: the schema may not be up to date"))
+        return _not_ready(database.unready)
     return Ready(ready=True)
 
 
