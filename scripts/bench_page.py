@@ -97,7 +97,7 @@ def _first_view(loop: Loop, tab: Tab, instance: Instance, rounds: int) -> None:
 def _packed(url: str) -> int:
     """Bytes of one of the page's files as it is sent."""
     name = url.partition("/page/")[2].partition("/")[2]
-    return len((pages.files()[name] if name else pages.index()).packed)
+    return len((pages.files()[name] if name else pages.index("en")).packed)
 
 
 def _crash(loop: Loop, tab: Tab, instance: Instance, rounds: int) -> None:

@@ -82,11 +82,23 @@ def first_modules() -> list[str]:
 
 
 @cache
-def index() -> File:
-    """The page itself."""
+def languages() -> tuple[str, ...]:
+    """Those that there are texts in; the first is for whoever wants none of them."""
+    return tuple(name.removesuffix(".json") for name in files() if name.endswith(".json"))
+
+
+def language(wanted: str) -> str:
+    """The first known one of an Accept-Language, as browsers write it: the most wanted first. text.mjs chooses alike."""
+    asked = (each.strip()[:2].lower() for each in wanted.split(","))
+    return next((each for each in asked if each in languages()), languages()[0])
+
+
+@cache
+def index(language: str) -> File:
+    """The page itself. `language`: the texts that are fetched with it, and not after its modules."""
     text = (FOLDER / "index.html").read_text(encoding="utf-8")
     preloads = "\n".join(f'<link rel="modulepreload" href="page/HASH/{name}">' for name in first_modules()[1:])
-    data = text.replace("PRELOADS", preloads).replace("HASH", digest()).encode()
+    data = text.replace("PRELOADS", preloads).replace("HASH", digest()).replace("LANGUAGE", language).encode()
     return File("text/html; charset=utf-8", data, _packed(data))
 
 
@@ -99,11 +111,13 @@ def _answer(request: web.Request, file: File, headers: Mapping[str, str]) -> web
 
 
 async def _index(request: web.Request) -> web.Response:
-    tag = f'"{digest()}"'
-    headers: dict[str, str] = {hdrs.ETAG: tag, hdrs.CACHE_CONTROL: "no-cache"}
+    chosen = language(request.headers.get(hdrs.ACCEPT_LANGUAGE, ""))
+    tag = f'"{digest()}-{chosen}"'
+    vary = f"{hdrs.ACCEPT_ENCODING}, {hdrs.ACCEPT_LANGUAGE}"
+    headers: dict[str, str] = {hdrs.ETAG: tag, hdrs.CACHE_CONTROL: "no-cache", hdrs.VARY: vary}
     if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
         return web.Response(status=304, headers=headers)
-    return _answer(request, index(), headers)
+    return _answer(request, index(chosen), headers)
 
 
 async def _file(request: web.Request) -> web.Response:

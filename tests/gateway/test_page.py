@@ -180,6 +180,8 @@ def test_the_first_view_loads_what_it_is_said_to_load(page):
     page.open()
     loaded = {url.partition(f"page/{pages.digest()}/")[2] for url in page.tab.bytes if "/page/" in url}
     assert loaded - {"icon.svg"} == {*pages.first_modules(), "style.css", "en.json"}
+    texts = "performance.getEntriesByType('resource').filter((each) => each.name.endsWith('.json'))"
+    assert page.run(f"{texts}.map((each) => each.initiatorType)") == ["link"], "with the page, and only then"
 
 
 def test_a_part_that_cannot_be_loaded_says_so_and_the_rest_goes_on(page):

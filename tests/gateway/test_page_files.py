@@ -26,7 +26,7 @@ def texts(language: str) -> dict[str, str]:
 
 def first_view(language: str) -> list[pages.File]:
     names = [*pages.first_modules(), "style.css", f"{language}.json", "icon.svg"]
-    return [pages.index(), *(pages.files()[name] for name in names)]
+    return [pages.index(language), *(pages.files()[name] for name in names)]
 
 
 @pytest.mark.parametrize("language", ["en", "pt"])
@@ -73,7 +73,7 @@ def test_comments_and_indents_are_left_out_and_nothing_else():
 
 
 def test_no_file_has_what_the_policy_forbids():
-    assert not re.search(r"<style|style=|\son\w+=|<script(?! type=\"module\" src=)", pages.index().plain.decode())
+    assert not re.search(r"<style|style=|\son\w+=|<script(?! type=\"module\" src=)", pages.index("en").plain.decode())
     for path in OURS:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|\beval\(|new Function", path.read_text("utf-8"))
 
@@ -102,6 +102,19 @@ def test_a_file_is_kept_for_ever_and_the_page_is_asked_for_again():
     assert f'src="page/{pages.digest()}/app.mjs"' in gzip.decompress(page[2]).decode()
     again = get(("", {"If-None-Match": page[1]["ETag"]}))
     assert (again[0][0], again[0][2]) == (304, b"")
+
+
+def test_the_page_is_asked_for_with_its_texts_in_the_language_that_the_browser_wants():
+    wanted = {"pt-BR,pt;q=0.9,en;q=0.8": "pt", "de, en-GB;q=0.7, pt;q=0.3": "en", "PT": "pt", "": "en", "*, ;,=": "en"}
+    tags = set()
+    for header, language in wanted.items():
+        ((_, headers, body),) = get(("", {"Accept-Language": header, "Accept-Encoding": "identity"}))
+        assert body == pages.index(language).plain
+        assert f'<html lang="{language}">' in body.decode()
+        assert f'href="page/{pages.digest()}/{language}.json" as="fetch"' in body.decode()
+        assert headers["Vary"] == "Accept-Encoding, Accept-Language"
+        tags.add((language, headers["ETag"]))
+    assert len(tags) == len({tag for _, tag in tags}) == 2
 
 
 @pytest.mark.parametrize(
