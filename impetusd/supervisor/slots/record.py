@@ -58,7 +58,7 @@ ALWAYS = frozenset({"state", "want", "recent", "last_exit"})  # of a slot: the f
 
 
 def _json(value: Any) -> str:
-    return bare.dumps(value, compact=True)
+    return "".join(bare.pieces(value, 0))
 
 
 def dump_all(record: Record, before: Slot | None = None) -> tuple[str, str | None, str | None]:
