@@ -135,6 +135,21 @@ class TestUnits:
         assert describe.origins(db) == {"command": f"{FILE}:2", "kill_timeout": f"{FILE}:5"}
         assert db == unit("[program:db]\ncommand = postgres\nkill_timeout = 30s\n")
 
+    def test_what_units_have_in_common_is_kept_once(self):
+        each = "command = sleep 1000\nkill_timeout = 41.5s\nmax_restarts = 100000\n"
+        text = f"[env]\nA = 1\n[env:c]\nB = 2\n[program:a]\n{each}[program:b]\n{each}[program:c]\n{each}"
+        a, b, c = parse(text).units.values()
+        for name in ("command", "kill_timeout", "max_restarts", "lines", "env"):
+            assert getattr(a, name) is getattr(b, name), name
+        assert (b.command, b.kill_timeout, b.max_restarts) == (("sleep", "1000"), 41.5, 100000)
+        assert (a.env, b.env, c.env) == ({"A": "1"}, {"A": "1"}, {"A": "1", "B": "2"})
+        lines = text.splitlines()
+        for one in (a, b, c):
+            at = {key: int(place.rpartition(":")[2]) for key, place in describe.origins(one).items()}
+            assert at.keys() == {"command", "kill_timeout", "max_restarts"}
+            assert all(lines[line - 1].startswith(key) for key, line in at.items())
+        assert len({tuple(describe.origins(one).items()) for one in (a, b, c)}) == 3
+
     def test_a_program_needs_a_command_and_has_defaults_for_the_rest(self):
         db = unit(DB)
         assert (db.name, db.kind, db.where) == ("db", Kind.PROGRAM, f"{FILE}:1")

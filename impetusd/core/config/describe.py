@@ -31,8 +31,8 @@ def health(check: Health) -> dict[str, str | list[str]]:
 
 def origins(unit: Unit) -> dict[str, str]:
     """The "file:line" of each key that the unit's section sets; keys not in it have their default."""
-    file = unit.where.rpartition(":")[0]
-    return {key: f"{file}:{line}" for key, line in unit.lines.items()}
+    file, _, header = unit.where.rpartition(":")
+    return {key: f"{file}:{int(header) + below}" for key, below in unit.lines.items()}
 
 
 def keys(each: Unit | Timer | Health) -> dict[str, tuple[Any, str]]:

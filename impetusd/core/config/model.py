@@ -153,7 +153,8 @@ class Unit:
     name: str
     kind: Kind
     where: str  # "file:line" of the section's header
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False)  # of the keys that its section sets
+    # how many lines below the header each key stands that its section sets
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
     # what runs
     command: tuple[str, ...] = ()  # all but pools: argv
     type: str = "simple"  # programs: "oneshot" does its work and ends

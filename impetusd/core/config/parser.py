@@ -12,7 +12,7 @@ from impetusd.core.config.location import names_instance
 from impetusd.core.config.logpaths import collisions
 from impetusd.core.config.model import Config, Group, Health, Kind, Timer, Unit
 from impetusd.core.config.problem import Problem, error_of
-from impetusd.core.config.reading import Values, is_unit_name, lines, parts, place
+from impetusd.core.config.reading import Values, is_unit_name, parts, place
 from impetusd.core.config.relations import members_of, relations
 from impetusd.core.config.schema import header
 
@@ -238,7 +238,7 @@ class _Sections(Values):
             name=name,
             kind=kind,
             where=where,
-            lines=lines(section),
+            lines=self.lines(section),
             env=env,
             instances=least,
             instances_max=most,
@@ -327,7 +327,7 @@ class _Sections(Values):
         own["every"] = own["every"] or 0.0
         where = f"{section.file}:{section.line}"
         env = self.env_of(name)
-        unit = Unit(name=name, kind=kind, where=where, lines=lines(section), env=env, rules=self.rules, **values)
+        unit = Unit(name=name, kind=kind, where=where, lines=self.lines(section), env=env, rules=self.rules, **values)
         self.timers[name] = Timer(name=name, where=where, unit=unit, enabled=unit.enabled, **own)
 
     def check(self, section: Section, name: str) -> None:

@@ -62,12 +62,14 @@ class Values(Reading):
         self.env_entries: dict[str, dict[str, Entry]] = {}  # what they were read from
         self.listens: dict[str, list[tuple[Listen, ...]]] = {}  # by unit, of each instance: where these may differ
         self.defaults: dict[str, dict[str, Any]] = {}  # kind of section -> key -> parsed default
+        self.shared: dict[tuple[str, Any], Any] = {}  # each value of a key once, however many sections set it
         self.suggested = 0
         self.warnings: list[Problem] = []  # of what may be meant as it is written
 
     def env_of(self, name: str) -> dict[str, str]:
-        """The variables of a unit: those of [env], and over them those of its [env:NAME]."""
-        return {**self.envs.get("", {}), **self.envs.get(name, {})}
+        """The variables of a unit: those of [env], and over them those of its [env:NAME]; without one, the same for all."""
+        common, own = self.envs.setdefault("", {}), self.envs.get(name)
+        return {**common, **own} if own else common
 
     def env_entries_of(self, name: str) -> dict[str, Entry]:
         """What they were read from."""
@@ -201,12 +203,19 @@ class Values(Reading):
             value = self.value(key, section.entries[key.name])
             if value is None:
                 faulty.add(key.name)
-            values[key.name] = self.or_default(kind, key, value)
+            value = self.or_default(kind, key, value)
+            values[key.name] = self.shared.setdefault((key.name, value), value)
         return values, faulty
 
     def or_default(self, kind: str, key: Key, value: Any) -> Any:
         """A number of 0 and a False are values; none is "" or ()."""
         return self.default(kind, key) if value is None or value in ("", ()) else value
+
+    def lines(self, section: Section) -> dict[str, int]:
+        """How many lines below the section's header each key stands that it sets: the same for sections that are alike."""
+        below = {key: entry.line - section.line for key, entry in section.entries.items()}
+        found: dict[str, int] = self.shared.setdefault(("", tuple(below.items())), below)
+        return found
 
     def named_section(
         self, section: Section, kind: str, name: str, taken: dict[str, Section]
@@ -302,11 +311,6 @@ def parts(section: Section) -> tuple[str, str, str]:
 def place(section: Section, *keys: str) -> Section | Entry:
     """The first of these keys that is set, or else the header: where to report a problem with them."""
     return next((section.entries[key] for key in keys if key in section.entries), section)
-
-
-def lines(section: Section) -> dict[str, int]:
-    """The line of each key that is set, in the section's file."""
-    return {key: entry.line for key, entry in section.entries.items()}
 
 
 def size(path: str) -> int:
