@@ -86,8 +86,7 @@ def test_a_full_disk(bench, small, monkeypatch, options, retry):
     # Room again: it is used, at the beginning of a line, and the gap is told.
     subprocess.run(["mount", "-o", "remount,size=8m", small], check=True)
     monkeypatch.setattr(logfile, "RETRY", 0.0)
-    for pipe in bench.writer._pipes.values():
-        pipe.file._retry_at = 0.0
+    bench.file("1:out")._retry_at = 0.0
     for number in range(count, count + 10):
         os.write(end, line % number)
         bench.settle()
@@ -268,7 +267,7 @@ def test_a_directory_that_is_read_only_at_rotation(powerless):
         assert read(path) == b"first\n" + b"".join(b"line %d\n" % number for number in range(100))
         assert bench.log().count(f"rotating {path} failed: Permission denied") == 1
         (powerless / "d").chmod(0o755)
-        bench.writer._pipes["1:out"].file._rotate_at = 0.0  # the minute has passed
+        bench.file("1:out")._rotate_at = 0.0  # the minute has passed
         os.write(end, b"last\n")
         bench.settle()
         assert read(path) == b"last\n"

@@ -14,7 +14,7 @@ import pytest
 from waiting import PATIENCE, wait_for
 from writer_harness import Bench, read
 
-from impetusd.supervisor.logs import logfile, loglane, logpipe, writer
+from impetusd.supervisor.logs import logfile, loglane, logpipe, outlets, writer
 from impetusd.supervisor.logs.loglane import Lane
 from impetusd.supervisor.logs.writer import Options
 
@@ -395,6 +395,40 @@ class TestThreads:
 
 
 class TestFiles:
+    def test_nothing_is_made_for_a_pipe_before_something_comes_from_it(self, bench, tmp_path, monkeypatch):
+        made, real = [], outlets.log_file
+        monkeypatch.setattr(outlets, "log_file", lambda path, *more: made.append(path) or real(path, *more))
+        first, then = str(tmp_path / "o"), str(tmp_path / "p")
+        end = bench.pipe("1:out", first)
+        bench.settle()
+        bench.writer.line("own")
+        assert bench.ask(bench.writer.reopen) == 1
+        assert bench.writer.dropped(first) == (0, 0)
+        bench.writer.redirect({"1:out": then}, {"1:out": Options(max_size=10, compress=False)})
+        bench.settle()
+        assert [path for path in made if path in {first, then}] == []
+        os.write(end, b"line 1\n")
+        bench.settle()
+        os.write(end, b"line 2\n")
+        bench.ask(bench.writer.forget, "1:out")
+        assert (read(f"{then}.1"), read(then)) == (b"line 1\n", b"line 2\n")
+        assert made.count(then) == 1
+        assert not os.path.exists(first)
+
+    def test_of_pipes_that_go_to_one_file_some_may_be_silent(self, bench, tmp_path):
+        one = bench.pipe("1:out", tmp_path / "o")
+        bench.pipe("2:out", tmp_path / "o")
+        os.write(one, b"a ha")
+        bench.settle("2:out")
+        bench.writer.redirect({"2:out": str(tmp_path / "p")})
+        os.write(one, b"lf\n")
+        bench.settle()
+        bench.ask(bench.writer.forget, "2:out")
+        os.write(one, b"b\n")
+        bench.settle("1:out")
+        assert read(tmp_path / "o") == b"a half\nb\n"
+        assert not (tmp_path / "p").exists()
+
     def test_flush_empties(self, bench, tmp_path):
         end = bench.pipe("1:out", tmp_path / "o")
         os.write(end, b"old\n")

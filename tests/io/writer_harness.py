@@ -26,6 +26,11 @@ class Bench:
         self.writer.add(name, reader, str(path), options or Options(name=name))
         return end
 
+    def file(self, name):
+        """The file that a pipe goes to."""
+        pipe = self.writer._pipes[name]
+        return self.writer._lane(pipe.place).outlets.file_of(pipe)
+
     def begin_run(self, name, pattern=None):
         logpipe.begin_run([self.writer._pipes[name]], pattern)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from impetusd.supervisor.logs.logfile import LogFile
     from impetusd.supervisor.logs.logpipe import Pipe
 
 HOLD = 1.0  # seconds that pipes wait for the end of another's line, in HOLD_AGAIN times as many
@@ -31,42 +30,40 @@ class Hold:
 
 
 class Holds:
-    """The lines that go on, `by_file`: nearly always none. All times are monotonic."""
+    """The lines that go on, `by_path` of their files: nearly always none. All times are monotonic."""
 
-    __slots__ = ("_resume", "by_file")
+    __slots__ = ("_resume", "by_path")
 
     def __init__(self, resume: Callable[[Pipe], None]) -> None:
         """`resume` has a pipe read again that has waited."""
-        self.by_file: dict[LogFile, Hold] = {}
+        self.by_path: dict[str, Hold] = {}
         self._resume = resume
 
     def before(self, pipe: Pipe) -> Hold | None:
         """The line of another pipe that this one must wait for."""
-        assert pipe.file is not None
-        hold = self.by_file.get(pipe.file)
+        hold = self.by_path.get(pipe.path)
         return None if hold is None or hold.pipe is pipe else hold
 
     def may_begin(self, pipe: Pipe, *, alone: bool) -> bool:
         """Whether the parts of its line will be together in the file. `alone`: no other pipe goes there."""
-        return pipe.file in self.by_file or alone or pipe.hold < time.monotonic() + HOLD * HOLD_AGAIN
+        return pipe.path in self.by_path or alone or pipe.hold < time.monotonic() + HOLD * HOLD_AGAIN
 
     def begin(self, pipe: Pipe, *, alone: bool) -> None:
         """Part of a line is in the file: nobody else's is to follow before its end."""
-        file, now = pipe.file, time.monotonic()
-        assert file is not None
+        now = time.monotonic()
         left = HOLD - max(0.0, pipe.hold - now) / HOLD_AGAIN
-        if file not in self.by_file and not alone and left > 0:
-            self.by_file[file] = Hold(pipe, now, now + left)
+        if pipe.path not in self.by_path and not alone and left > 0:
+            self.by_path[pipe.path] = Hold(pipe, now, now + left)
 
     def end(self, pipe: Pipe) -> None:
         """The pipe's line has ended, if it was one of these."""
-        hold = self.by_file.get(pipe.file) if pipe.file is not None else None
+        hold = self.by_path.get(pipe.path)
         if hold is not None and hold.pipe is pipe:
-            self.release(hold.pipe.file)
+            self.release(pipe.path)
 
-    def release(self, file: LogFile | None) -> None:
+    def release(self, path: str) -> None:
         """No line goes on in the file any more."""
-        hold = self.by_file.pop(file, None) if file is not None else None
+        hold = self.by_path.pop(path, None)
         if hold is None:
             return
         now = time.monotonic()
@@ -76,8 +73,8 @@ class Holds:
 
     def over(self, now: float) -> list[Pipe]:
         """The pipes whose lines have had their time."""
-        return [hold.pipe for hold in self.by_file.values() if hold.until <= now]
+        return [hold.pipe for hold in self.by_path.values() if hold.until <= now]
 
     def due(self) -> list[float]:
         """When lines will have had their time."""
-        return [hold.until for hold in self.by_file.values()]
+        return [hold.until for hold in self.by_path.values()]

@@ -73,7 +73,7 @@ class Lane:
             again, self._again = self._again, set()
             for pipe in again:
                 self._serve(pipe)
-        if self._holds.by_file:
+        if self._holds.by_path:
             for pipe in self._holds.over(now):
                 self._contain(pipe, self._mover.end_line, pipe)
         if self.outlets.reopening:
@@ -81,7 +81,7 @@ class Lane:
 
     def due(self) -> list[float]:
         """When to go round."""
-        due = self._holds.due() if self._holds.by_file else []
+        due = self._holds.due() if self._holds.by_path else []
         if self._again:
             due.append(0.0)
         if self.outlets.reopening:
@@ -92,7 +92,7 @@ class Lane:
 
     def _serve(self, pipe: Pipe) -> None:
         """There is something in the pipe."""
-        hold = self._holds.before(pipe) if self._holds.by_file else None
+        hold = self._holds.before(pipe) if self._holds.by_path else None
         if hold is not None:
             self._park(pipe)
             hold.waiting.append(pipe)
@@ -145,7 +145,7 @@ class Lane:
             now = time.monotonic()
             pipe.faults = pipe.faults + 1 if now - pipe.fault_at < FORGIVEN else 1
             pipe.fault_at = now
-            self._holds.release(pipe.file)
+            self._holds.release(pipe.path)
             if self._shared.note is not None:
                 self._shared.raised(f"log pipe {pipe.name}", "moving what was read, which is dropped,", error)
             elif pipe.faults == 1:
@@ -198,7 +198,7 @@ class Lane:
 
     def when_here(self, pipe: Pipe, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Call `function`, which is this lane's, once the pipe is here."""
-        if pipe.file is None or pipe.fd not in self._by_fd:
+        if self._by_fd.get(pipe.fd) is not pipe:
             pipe.waiting += ((function, arguments),)
         else:
             function(*arguments)
@@ -212,14 +212,13 @@ class Lane:
         for pipe, _, _, _ in here:
             self.read(pipe)  # a line that is not finished goes to the new file as a whole
         for pipe, path, options, lane in here:
-            assert pipe.file is not None
             if lane is not self:
                 self._leave(pipe)
                 pipe.options = options
                 lane.call(lane.add, pipe, path, None)
                 continue
             pipe.options = options
-            if pipe.file.path != path:
+            if pipe.path != path:
                 self._detach(pipe)
             self.outlets.attach(pipe, path)
 

@@ -15,7 +15,6 @@ from impetusd.supervisor.logs.journal import CHUNK, FIONREAD
 from impetusd.supervisor.logs.lines import Options
 
 if TYPE_CHECKING:
-    from impetusd.supervisor.logs.logfile import LogFile
     from impetusd.supervisor.logs.unfinished import Beginning
 
 TAIL = 8192  # bytes of stderr kept to explain an end
@@ -48,7 +47,6 @@ class Pipe:
             "fault_at",
             "faults",
             "fd",
-            "file",
             "goes_on",
             "hold",
             "inode",
@@ -56,7 +54,7 @@ class Pipe:
             "lock",
             "name",
         ),
-        *("options", "parked", "place", "read_at", "run", "runs", "small", "total", "waiting", "watch"),
+        *("options", "parked", "path", "place", "read_at", "run", "runs", "small", "total", "waiting", "watch"),
     )
 
     def __init__(self, name: str, fd: int, options: Options, place: str) -> None:
@@ -66,7 +64,7 @@ class Pipe:
         self.inode = os.fstat(fd).st_ino
         self.options = options
         self.place = place  # where its file is, by which the writer finds its lane
-        self.file: LogFile | None = None  # once the lane has it
+        self.path = ""  # of its file, once the lane has it
         self.waiting: tuple[tuple[Callable[..., None], tuple[Any, ...]], ...] = ()  # calls that came before it
         self.by_lines = False  # only whole lines are written
         self.beginning: Beginning | None = None  # of a line that has not ended

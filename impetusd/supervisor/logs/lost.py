@@ -132,6 +132,11 @@ class Losses:
         """The counts of a file."""
         return self._lost.setdefault(path, Lost(self, path))
 
+    def dropped(self, path: str) -> tuple[int, int]:
+        """Bytes and lines of a file, of all time."""
+        lost = self._lost.get(path)
+        return (lost.bytes, lost.lines) if lost is not None else (0, 0)
+
     def attention(self, paths: Collection[str]) -> list[Reason]:
         """Those of the files `paths` that cannot be written now, by directory and cause."""
         found: dict[tuple[str, int], list[str]] = {}

@@ -92,8 +92,6 @@ class Mover:
             raise
 
     def _write(self, pipe: Pipe, data: bytes | memoryview, at: float, found: Found | None) -> None:
-        file = pipe.file
-        assert file is not None
         pending, journal = found or (None, self._journal)
         out, raw = data, None
         rest = b""
@@ -109,6 +107,7 @@ class Mover:
             out = raw
             if pipe.by_lines:
                 out = b"".join(dress(piece.data, pipe.options, at, goes_on=piece.goes_on) for piece in pieces)
+        file = self._outlets.file_of(pipe)
         done = 0
         if pending is not None:
             done = max(written(pending, file.path, len(out)), file.lost.accounted(at))
@@ -120,7 +119,7 @@ class Mover:
             pipe.beginning.replace(rest, at)
         if goes_on:
             self._holds.begin(pipe, alone=self._outlets.has_alone(pipe))
-        elif self._holds.by_file:
+        elif self._holds.by_path:
             self._holds.end(pipe)
 
     def _is_added(self, pipe: Pipe, text: bytes, at: float) -> bool:

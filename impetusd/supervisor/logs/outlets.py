@@ -1,4 +1,7 @@
-"""The files of one thread of the log writer, and which pipes go to each."""
+"""The files of one thread of the log writer, and which pipes go to each.
+
+A file is made when something comes for it: most programs print nothing on one of their streams, and many on neither.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ class Outlets:
         self._shared = shared
         self._own = log_file(own)
         self._own.rights = shared.rights
-        self._files: dict[str, LogFile] = {}
-        self._users: dict[LogFile, list[Pipe]] = {}  # nearly always one: a set takes 0.2 KB
+        self._files: dict[str, LogFile] = {}  # by path, those for which something has come
+        self._users: dict[str, tuple[Pipe, ...]] = {}  # by path, nearly always one; the last sets the file's options
         self.reopening: list[tuple[list[LogFile], Callable[[int], None], int]] = []  # what `settle` is to settle
 
     def line(self, text: str, at: float) -> None:
@@ -34,37 +37,40 @@ class Outlets:
 
     def attach(self, pipe: Pipe, path: str) -> None:
         """What comes from the pipe goes to that file."""
-        file = self._files.get(path)
-        if file is None:
-            file = self._files[path] = log_file(path, self._shared.losses.of(path))
-            file.rights = self._shared.rights
-            self._users[file] = []
-        file.options = pipe.options
-        pipe.file = file
-        if pipe not in self._users[file]:
-            self._users[file].append(pipe)
-        self._retune(file)
+        pipe.path = path
+        self._users[path] = (*(each for each in self._users.get(path, ()) if each is not pipe), pipe)
+        if path in self._files:
+            self._files[path].options = pipe.options
+        self._retune(path)
 
     def detach(self, pipe: Pipe) -> None:
         """And no longer; a file that no pipe goes to is closed."""
-        file = pipe.file
-        assert file is not None
-        users = self._users[file]
-        users.remove(pipe)
-        if not users:
-            file.close()
-            del self._files[file.path], self._users[file]
-        else:
-            self._retune(file)
+        path = pipe.path
+        users = tuple(each for each in self._users[path] if each is not pipe)
+        if users:
+            self._users[path] = users
+            self._retune(path)
+            return
+        del self._users[path]
+        if path in self._files:
+            self._files.pop(path).close()
+
+    def file_of(self, pipe: Pipe) -> LogFile:
+        """The file that the pipe goes to."""
+        file = self._files.get(pipe.path)
+        if file is None:
+            file = self._files[pipe.path] = log_file(pipe.path, self._shared.losses.of(pipe.path))
+            file.rights = self._shared.rights
+            file.options = self._users[pipe.path][-1].options
+        return file
 
     def has_alone(self, pipe: Pipe) -> bool:
         """Whether no other pipe goes to its file."""
-        assert pipe.file is not None
-        return len(self._users[pipe.file]) == 1
+        return len(self._users[pipe.path]) == 1
 
-    def _retune(self, file: LogFile) -> None:
+    def _retune(self, path: str) -> None:
         """Lines of several pipes must not mix: then, and where something stands before each, whole ones are written."""
-        users = self._users[file]
+        users = self._users[path]
         for pipe in users:
             pipe.by_lines = len(users) > 1 or pipe.options.by_lines
 

@@ -186,8 +186,7 @@ class Writer:
 
     def dropped(self, path: str) -> tuple[int, int]:
         """Bytes and lines of the file `path` that could not be written, since the daemon began."""
-        lost = self.losses.of(path)
-        return lost.bytes, lost.lines
+        return self.losses.dropped(path)
 
     def close(self) -> None:
         """Write everything that has been printed, then end. Blocks until that is done, 5 seconds at most."""
