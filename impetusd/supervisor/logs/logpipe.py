@@ -49,8 +49,6 @@ class Pipe:
             "fd",
             "goes_on",
             "hold",
-            "inode",
-            "key",
             "lock",
             "name",
         ),
@@ -59,9 +57,7 @@ class Pipe:
 
     def __init__(self, name: str, fd: int, options: Options, place: str) -> None:
         self.name = name
-        self.key = name.encode()
         self.fd = fd
-        self.inode = os.fstat(fd).st_ino
         self.options = options
         self.place = place  # where its file is, by which the writer finds its lane
         self.path = ""  # of its file, once the lane has it
@@ -86,6 +82,16 @@ class Pipe:
         self._tail = b""  # the last of what run number `_tail_of` printed
         self._tail_of = 0
         self._former = b""  # and the one before it, for whoever asks when that has begun
+
+    @property
+    def key(self) -> bytes:
+        """Its name in the journal."""
+        return self.name.encode()
+
+    @property
+    def inode(self) -> int:
+        """By which the beginning of its line is found. Raises OSError."""
+        return os.fstat(self.fd).st_ino
 
     def unread(self) -> int:
         """Bytes that are in it now."""
