@@ -32,13 +32,37 @@ ERROR = 500  # the first status that is the server's fault
 ASKED = "asked"  # the reason of a start that has none
 
 
+class _Counts:
+    """How often something of each kind has happened to each slot, by kind: by slot, each would have a dict of its own, 0.2 KB."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[str, int]] = {}
+
+    def add(self, slot: str, kind: str) -> None:
+        """Once more; as "other" if the slot has MOST kinds already."""
+        if slot not in self._of.get(kind, ()) and sum(slot in counts for counts in self._of.values()) >= MOST:
+            kind = "other"
+        counts = self._of.setdefault(kind, {})
+        counts[slot] = counts.get(slot, 0) + 1
+
+    def by_slot(self, slots: Collection[str]) -> dict[str, dict[str, int]]:
+        """By slot and kind; those of others than `slots` are dropped."""
+        found: dict[str, dict[str, int]] = {slot: {} for slot in slots}
+        kept: dict[str, dict[str, int]] = {}
+        for kind, counts in self._of.items():
+            for slot, count in counts.items():
+                if slot in found:
+                    found[slot][kind] = kept.setdefault(kind, {})[slot] = count
+        self._of = kept
+        return found
+
+
 class Measured:
     """Counts, and the pages of workers. `put` has a blob remembered."""
 
     def __init__(self, put: Callable[[str, str], object]) -> None:
         self._put = put
-        self._starts: dict[str, Counter[str]] = {}  # by the slot's own name
-        self._ends: dict[str, Counter[str]] = {}
+        self._starts, self._ends = _Counts(), _Counts()  # of slots by their own names
         self._pages: dict[int, tuple[str, mmap.mmap]] = {}  # by process: its pool, and what it writes into
         self._past: dict[str, dict[str, Any]] = {}  # by pool
 
@@ -55,28 +79,25 @@ class Measured:
         """A slot has: its process has ended, or another one has begun."""
         entry, before, after = change
         if after.last_exit is not None and after.last_exit is not before.last_exit:
-            _count(self._ends, entry.name, _end(after.last_exit))
+            self._ends.add(entry.name, _end(after.last_exit))
         if after.pid is not None and after.pid != before.pid:
-            _count(self._starts, entry.name, (before.reason or after.reason).key or ASKED)
+            self._starts.add(entry.name, (before.reason or after.reason).key or ASKED)
 
     def slots(self, entries: Iterable[Entry], shown: Callable[[Entry], str]) -> dict[str, dict[str, Any]]:
         """The counts of each slot; those of removed slots are dropped."""
+        entries = list(entries)
+        starts, ends = (counts.by_slot([entry.name for entry in entries]) for counts in (self._starts, self._ends))
         found: dict[str, dict[str, Any]] = {}
-        kept: set[str] = set()
         for entry in entries:
-            kept.add(entry.name)
             if entry.role in ONE_SHOT:
                 continue
             found[shown(entry)] = {
                 "unit": entry.unit.name,
-                "starts": self._starts.get(entry.name, {}),
-                "exits": self._ends.get(entry.name, {}),
+                "starts": starts[entry.name],
+                "exits": ends[entry.name],
                 "cpu_s": cpu_seconds(entry.slot.pid) if entry.slot.pid is not None else None,
                 "limit_bytes": entry.unit.max_memory_restart or entry.unit.max_memory_kill or None,
             }
-        for counts in (self._starts, self._ends):
-            for name in counts.keys() - kept:
-                del counts[name]
         return found
 
     # Pools.
@@ -174,11 +195,6 @@ def cpu_seconds(pid: int) -> float | None:
     """What a process, and the children that it has waited for, have used of the processor; None if it is gone."""
     fields = stat(pid)
     return None if fields is None else round(sum(map(int, fields[11:15])) * TICK, 2)
-
-
-def _count(counts: dict[str, Counter[str]], name: str, key: str) -> None:
-    counter = counts.setdefault(name, Counter())
-    counter[key if key in counter or len(counter) < MOST else "other"] += 1
 
 
 def _end(end: Exit) -> str:
