@@ -51,7 +51,7 @@ FULL = Record(
     stopped=True,
     due=because("max_age", limit_s=3600.0),
     asked=True,
-    tail=["a", "b"],
+    tail=("a", "b"),
 )
 # The fields that the first version reads, which refuses any other.
 READ_BY_0_1_0 = {
@@ -116,7 +116,7 @@ def test_what_an_older_version_does_not_say_is_as_at_first():
     told = json.loads(record.dump(FULL))
     del told["tail"], told["slot"]["half_open"], told["slot"]["recent"], told["slot"]["last_exit"]["max_rss"]
     found = record.load(json.dumps(told))
-    assert (found.tail, found.slot.recent, found.slot.half_open) == ([], (), False)
+    assert (found.tail, found.slot.recent, found.slot.half_open) == ((), (), False)
     assert found.slot.last_exit is not None
     assert found.slot.last_exit.max_rss == 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 
@@ -48,6 +48,9 @@ PARTS = {
 }
 
 
+UNLIMITED: Mapping[str, Reason] = {}  # one for all slots of which every limit is in force
+
+
 class Entry:
     """A slot with its configuration, its record and its timer."""
 
@@ -89,7 +92,7 @@ class Entry:
         self.serves = unit.kind is Kind.POOL and role in {Role.WORKER, Role.NEXT}
         self.secrets: tuple[str, ...] = ()  # of the env_files that its process was given, if this supervisor started it
         self.explained = False  # the shim has the reasons of its record
-        self.unlimited: dict[str, Reason] = {}  # by key, why it is not in force for its process
+        self.unlimited = UNLIMITED  # by key, why it is not in force for its process
         self.tail_due = False  # the tail of the last run was requested from the writer
         self.tail_of = 0  # the pid of that run
         self.dismissed = False  # scaled away: forgotten once it is stopped

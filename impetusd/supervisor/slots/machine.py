@@ -168,7 +168,7 @@ class Machine:
                 by_pid[after.pid] = entry
         if after.state is State.RUNNING and before.state is not State.RUNNING:
             entry.rec.gated = False
-            entry.rec.tail = []
+            entry.rec.tail = ()
 
     def _carry_out(self, entry: Entry, action: lifecycle.Action) -> None:
         """Entirely or not at all."""

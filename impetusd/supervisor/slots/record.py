@@ -43,7 +43,7 @@ class Record:
     stopped: bool = False  # by the operator, by name: it stays stopped over reboots
     due: Reason = NONE  # why its process must be replaced as soon as its turn has come
     asked: bool = False  # and that was requested
-    tail: list[str] = field(default_factory=list)  # the last stderr lines of its last failed run
+    tail: tuple[str, ...] = ()  # the last stderr lines of its last failed run
 
 
 # By class and field, what its annotation allows.
@@ -75,7 +75,7 @@ def dump(record: Record) -> str:
 
     Every version reads a field that is missing as a new record's, but for those of `ALWAYS`.
     """
-    rest = {name: value for name in REST if (value := getattr(record, name)) is not NEW[name] and value != []}
+    rest = {name: value for name in REST if (value := getattr(record, name)) is not NEW[name]}
     if "due" in rest:
         rest["due"] = _sentence(record.due)
     told = {**_of_slot(record.slot, SLOT), "last_exit": _of_exit(record.slot.last_exit)}
@@ -128,6 +128,8 @@ def load(text: str, reasons: str | None = None) -> Record:
     known = _reasons(reasons, text)
     if "due" in data:
         data["due"] = _reason(data["due"], known.get("next"))
+    if isinstance(data.get("tail"), list):
+        data["tail"] = tuple(data["tail"])
     return _made(Record, {**data, "slot": _slot(data["slot"], known)})
 
 
@@ -192,8 +194,8 @@ def _is(value: Any, kind: str) -> bool:
             return type(value) is int and abs(value) < 1 << 63
         case "tuple[float, ...]":
             return all(_is(each, "float") for each in value)
-        case "list[str]":
-            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        case "tuple[str, ...]":
+            return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
         case _:
             return type(value).__name__ == kind
 

@@ -16,7 +16,7 @@ from impetusd.core.config.model import Kind
 from impetusd.core.reasons import NONE, Reason, because, cause_key, errno_of, read, read_start
 from impetusd.core.rules.lifecycle import Exited, Gone, Ready, Restart, Scope, Spawned, State, Stop
 from impetusd.core.rules.policy import Exit
-from impetusd.supervisor.slots.entry import FORKING, Entry, Role
+from impetusd.supervisor.slots.entry import FORKING, UNLIMITED, Entry, Role
 
 if TYPE_CHECKING:
     from impetusd.supervisor.slots.registry import Slots
@@ -118,7 +118,7 @@ class Reports:
     def limited(self, entry: Entry, event: Mapping[str, Any]) -> None:
         """Which limits of its process's cgroup are not in force, as the shim says it."""
         causes = event.get("limits") or {}
-        entry.unlimited = {key: read(causes[file]) for file, key in LIMITS.items() if file in causes}
+        entry.unlimited = {key: read(causes[file]) for file, key in LIMITS.items() if file in causes} or UNLIMITED
 
     def attention(self) -> list[tuple[str, Reason]]:
         """Units with limits that are not in force, by the first of its processes of which that is so."""

@@ -40,7 +40,7 @@ class Tails:
     def fetch(self, entry: Entry, pid: int | None) -> None:
         """Ask for those of the run that has ended."""
         if entry.rec.pipe is None or pid is None:
-            entry.rec.tail = []  # no process, no words
+            entry.rec.tail = ()  # no process, no words
             return
 
         def answer(data: bytes) -> None:
@@ -71,7 +71,7 @@ class Tails:
         lines = [redact.text(line, known) for line in written]
         self._versions.last_words(entry, lines)
         if entry.slot.state is not State.RUNNING:
-            entry.rec.tail = lines
+            entry.rec.tail = tuple(lines)
             self._slots.touch(entry)
         if lines:
             self._record(entry, "stderr", pid=pid, lines=[line[:500] for line in causes.kept(lines, 20)])
