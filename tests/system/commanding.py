@@ -48,15 +48,18 @@ atexit.register(Host.close_all)
 
 
 class Forked(subprocess.Popen[AnyStr]):
-    """As Popen, for what `host` runs; `cwd` and `env` must be given."""
+    """As Popen, for what `host` runs; `cwd` and `env` must be given, and with a user its group and groups."""
 
     host = Host(Path(__file__).with_name("command_host.py"))
 
     def _execute_child(self, args: list[str], *how: Any) -> None:
         passed, cwd, env, stdin, stdout, stderr = (how[number] for number in (3, 4, 5, 9, 12, 14))
+        gid, groups, uid = how[16:19]
+        user = None if uid is None else (uid, gid, groups)
         streams = {number: fd if fd >= 0 else number for number, fd in enumerate((stdin, stdout, stderr))}
         try:
-            self.pid = self.host.fork({**streams, **{fd: fd for fd in passed}}, argv=args, cwd=os.fspath(cwd), env=env)
+            wanted = {"argv": args, "cwd": os.fspath(cwd), "env": env, "user": user}
+            self.pid = self.host.fork({**streams, **{fd: fd for fd in passed}}, **wanted)
         finally:
             self._close_pipe_fds(*how[9:15])  # type: ignore[attr-defined]
         self._child_created = True
@@ -64,6 +67,6 @@ class Forked(subprocess.Popen[AnyStr]):
 
 def popen(argv: list[str], env: dict[str, str], **how: Any) -> subprocess.Popen[str]:
     """Start `argv`. It is executed where another process than a fork of ours can tell the difference."""
-    same = argv[:1] == COMMAND and how.get("user") is None
+    same = argv[:1] == COMMAND
     decoded = [name for name in env if name.startswith(("LANG", "LC_", "PYTHON"))]  # at the start of an interpreter
     return (subprocess.Popen if decoded or not same else Forked)(argv, env=env, **how)

@@ -12,14 +12,15 @@ import socket
 import sys
 from typing import Any
 
-from impetusd.linux import clone
+from impetusd.linux import clone, libc
 
 CLONE_PARENT = 0x8000
+PR_SET_DUMPABLE = 4
 MOST = 253  # descriptors that the kernel takes in one message (SCM_MAX_FD)
 
 
 def serve() -> None:
-    """Returns in each child, which has the folder, environment, arguments and descriptors that were asked for; this process
+    """Returns in each child, which has the user, folder, environment, arguments and descriptors that were asked for; this process
     ends when nobody asks any more.
     """
     gc.collect()
@@ -51,8 +52,17 @@ def _become(wanted: dict[str, Any], fds: list[int]) -> None:
     # As Python makes them, for what they are now: those from before took note of whether one can seek there.
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    if wanted.get("user") is not None:
+        _become_user(*wanted["user"])
     os.chdir(wanted["cwd"])
     for name in {*os.environ} - {"LC_CTYPE"}:  # which Python sets in the C locale, as this one did (PEP 538)
         del os.environ[name]
     os.environ.update(wanted["env"])
     sys.argv[:] = wanted["argv"]
+
+
+def _become_user(uid: int, gid: int, groups: list[int]) -> None:
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    libc.function("prctl")(PR_SET_DUMPABLE, 1)  # as an exec does: its files in /proc are its user's
