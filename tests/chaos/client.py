@@ -4,7 +4,7 @@ Half of the clients keep their connections, the others open one for each request
 stdout tells what came since the one before:
     {"answered": 1000, "slowest_ms": 12.3, "failed": [{"kept": true, "why": "…", "pid": 4711}]}
 `pid` is the worker that had answered on the connection before (null on a new one), so that what a killed worker had under
-way can be told from what was lost. It ends at the end of stdin.
+way can be told from what was lost. At the end of stdin it awaits the requests under way, and prints the last object.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Load:
         self._port = port
         self._clients = clients
         self._interval = clients / per_second
+        self._over = False
         self._clear()
 
     def _clear(self) -> None:
@@ -39,6 +40,10 @@ class Load:
         self._clear()
         return seen
 
+    def end(self) -> None:
+        """Begin no further request; `run` returns when those under way have ended."""
+        self._over = True
+
     async def run(self) -> None:
         await asyncio.gather(*(self._client(number) for number in range(self._clients)))
 
@@ -49,6 +54,8 @@ class Load:
         due = time.monotonic() + self._interval * number / self._clients
         while True:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if self._over:
+                return
             due = max(due + self._interval, time.monotonic())
             began = time.monotonic()
             try:
@@ -87,7 +94,9 @@ async def main() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while await lines.readline():
         print(json.dumps(load.seen()), flush=True)
-    running.cancel()
+    load.end()
+    await running
+    print(json.dumps(load.seen()))
 
 
 if __name__ == "__main__":

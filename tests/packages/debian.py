@@ -6,6 +6,7 @@ line. The first that is not as it should be ends the run with what was seen.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -38,16 +39,43 @@ async def pid(request: web.Request) -> web.Response:
 app = web.Application()
 app.router.add_get("/", pid)
 """
-# Asks for / until its stdin's file is gone, then prints how many answers there were; a request that fails is an error.
-CLIENT = """import os, sys
-from load import Load
-from waiting import wait_for
-with Load(PORT) as load:
-    open("/srv/loaded", "w").close()
-    wait_for(lambda: not os.path.exists("/srv/loaded"), "the end", 3600.0)
-print(load.answers.total())
-""".replace("PORT", str(PORT))
+RATE, CLIENTS = 700, 64  # requests a second; half of the clients keep their connections
 BROKEN = '\nraise RuntimeError("half an installation")\n'
+
+
+class Load:
+    """What clients that never try a request again have seen; see tests/chaos/client.py."""
+
+    def __init__(self, client: subprocess.Popen[str]) -> None:
+        self._client = client
+        self._asked = 0.0  # time.monotonic()
+        self.answered = 0
+        self.failed: list[object] = []
+        wait_for(lambda: self.rate() or self.failed, "answers")
+        self.answered = 0
+
+    def rate(self) -> int:
+        """Answers a second since this was called before."""
+        assert self._client.stdin is not None
+        print(file=self._client.stdin, flush=True)
+        answered = self._seen()
+        since, self._asked = self._asked, time.monotonic()
+        return round(answered / (self._asked - since))
+
+    def end(self) -> None:
+        """Returns when every request has had its answer or has failed."""
+        assert self._client.stdin is not None
+        self._client.stdin.close()
+        self._seen()
+
+    def _seen(self) -> int:
+        assert self._client.stdout is not None
+        line = self._client.stdout.readline()
+        assert line.startswith("{"), f"the clients ended: {line}{self._client.stdout.read()}"
+        seen = json.loads(line)
+        self.answered += seen["answered"]
+        self.failed += seen["failed"]
+        return int(seen["answered"])
 
 
 class Debian:
@@ -67,6 +95,15 @@ class Debian:
 
     def status(self) -> Status:
         return Status(json.loads(self.run("impetusd", "status", "--json", code=None)))
+
+    @contextlib.contextmanager
+    def load(self) -> Iterator[Load]:
+        """Requests to PORT while the block lasts."""
+        client = f"{ROOT}/tests/chaos/client.py", *map(str, (PORT, RATE, CLIENTS))
+        with self.host.popen(f"{ROOT}/.venv/bin/python", *client, stdin=subprocess.PIPE) as process:
+            load = Load(process)
+            yield load
+            load.end()
 
     def ours(self) -> dict[int, str]:
         """Processes inside that run what the package has installed, or what its INI file names."""
@@ -127,14 +164,10 @@ def steps(debian: Debian, deb: Path, folder: Path) -> Iterator[str]:
     assert set(first.rows) >= {"web:0", "web:1", "api"}, first
     yield f"configured: {len(first.rows)} processes run"
 
-    client = debian.host.popen(
-        f"{ROOT}/.venv/bin/python", "-c", CLIENT, env={"PYTHONPATH": f"{ROOT}:{ROOT}/tests/system"}
-    )
-    loaded = debian.host.path("/srv/loaded")
-    try:
-        wait_for(loaded.exists, "requests")
-        began = time.monotonic()
+    rates = []
+    with debian.load() as load:
         out = debian.install(newer)
+        rates.append(load.rate())
         second = debian.status()
         assert "→ 99.1: the code on disk is now running" in out, out
         assert second.fields["version"] == "99.1"
@@ -143,24 +176,24 @@ def steps(debian: Debian, deb: Path, folder: Path) -> Iterator[str]:
         assert "[pool:web]" in conf.read_text()
         yield "upgraded: the new code is in charge, every process has its pid, the INI file is the administrator's"
 
+        load.rate()
         out = debian.install(broken)
+        rates.append(load.rate())
         third = debian.status()
         assert "/etc/impetusd/impetusd.ini goes on with the code of 99.1-1" in out, out
         assert "half an installation" in out, out
         assert (third.fields["version"], third.supervisor, third.pids) == ("99.1", second.supervisor, first.pids), third
         yield "upgraded to code that cannot start: dpkg is done, the code of before goes on, the reason is on the screen"
 
+        load.rate()
         debian.install(deb)
+        rates.append(load.rate())
         fourth = debian.status()
         assert fourth.supervisor != third.supervisor
         assert (fourth.shim, fourth.pids) == (first.shim, first.pids), (first, fourth)
         yield "downgraded: the code of before is in charge, every process has its pid"
-        took = time.monotonic() - began
-    finally:
-        loaded.unlink(missing_ok=True)
-        said, _ = client.communicate(timeout=60)
-    assert client.returncode == 0, said
-    yield f"requests meanwhile: {said.strip()} answered ({int(said) / took:.0f} a second), 0 failed"
+    assert not load.failed, f"{len(load.failed)} of {load.answered} requests failed: {load.failed[:5]}"
+    yield f"requests meanwhile: {load.answered} answered, 0 failed; a second: {', '.join(map(str, rates))}"
 
     debian.run("dpkg", "--remove", "impetusd")
     assert not debian.ours(), debian.ours()

@@ -124,7 +124,9 @@ class Namespace:
         assert not left, left
         assert code == 0, f"the keeper ended with {code}"
 
-    def popen(self, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def popen(
+        self, *argv: str, env: dict[str, str] | None = None, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         """Start a command inside, as root, in an environment of its own."""
         variables = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
         given = [f"{name}={value}" for name, value in variables.items()]
@@ -134,9 +136,7 @@ class Namespace:
             *(f"--{each}" for each in ("mount", "uts", "ipc", "net", "pid", "cgroup")),
         ]
         command = [*enter, "env", "--ignore-environment", "--chdir=/", *given, *argv]
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def run(self, *argv: str, code: int | None = 0, env: dict[str, str] | None = None) -> str:
         """Run a command inside; what it printed. Failed if it does not exit with `code`, unless that is None."""
