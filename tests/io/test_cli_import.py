@@ -382,6 +382,7 @@ class TestOthers:
         assert config.units["worker"].depends_on == ("release",)
         assert config.units["worker"].env_file == (f"{tmp_path}/.env",)
         assert config.units["release"].type == "oneshot"
+        assert config.units["release"].env == {"PORT": "5000"}
 
     def test_a_service_with_a_drop_in(self, made, tmp_path):
         (tmp_path / "web.service.d").mkdir()

@@ -56,10 +56,9 @@ def read(path: str, options: Options) -> Imported:
         if match[1] == "release":
             program.keys["type"] = "oneshot"
             release, rule = program.name, KEYS["release"]
-        else:
-            port = str(first + NEXT_PORT * len(imported.programs))
-            program.env["PORT"] = reference("PORT", port) if "PORT" in match[2] or match[1] == "web" else port
-            imported.row(path, number, program.name, "PORT", "", KEYS["PORT"], f"PORT = {shown(program.env['PORT'])}")
+        port = str(first + NEXT_PORT * len(imported.programs))
+        program.env["PORT"] = reference("PORT", port) if "PORT" in match[2] or match[1] == "web" else port
+        imported.row(path, number, program.name, "PORT", "", KEYS["PORT"], f"PORT = {shown(program.env['PORT'])}")
         if os.path.isfile(env_file):
             program.keys["env_file"] = env_file
         imported.row(path, number, program.name, match[1], match[2], rule, f"[program:{program.name}]")
