@@ -143,6 +143,7 @@ function Configuration({ data }) {
 
 export default function Unit({ name }) {
   lists.unit.value;
+  const known = lists.daemon.value > 0 && rows.daemon.size > 0; // once the snapshot is there: before, the buttons would be others
   const slots = worst_first.value.filter((key) => rows.unit.get(key)?.peek().unit === name);
   const all = slots.map((key) => rows.unit.get(key).peek());
   const pool = all.some((row) => ["worker", "template"].includes(row.kind));
@@ -151,7 +152,7 @@ export default function Unit({ name }) {
   const own = cards.value.filter((each) => each.units.some((slot) => slot.split(":")[0] === name));
   const limits = all.map((row) => row.memory_limit_bytes).filter(Boolean);
   if (!all.length && error?.status === 404) return html`<div class="empty"><h1>${name}</h1><p>${error.message}</p><p><a href="#/">${t("nav.")}</a></p></div>`;
-  return html`<div class="headline"><h1>${name}</h1><p class="mute">${t(pool ? "unit.pool" : "unit.program")}${data?.units?.[0]?.where ? html` · <span class="number">${data.units[0].where}</span>` : ""}</p><${Actions} name=${name} all=${all} pool=${pool} /></div>
+  return html`<div class="headline"><h1>${name}</h1><p class="mute">${known && t(pool ? "unit.pool" : "unit.program")}${data?.units?.[0]?.where ? html` · <span class="number">${data.units[0].where}</span>` : ""}</p>${known && html`<${Actions} name=${name} all=${all} pool=${pool} />`}</div>
     ${own.length > 0 && html`<div class="cards">${own.map((each) => html`<${Card} key=${each.id} incident=${each} />`)}</div>`}
     ${slots.length > 0 && html`<section aria-labelledby="slots"><h2 id="slots" class="unseen">${t("unit.slots")}</h2><${Rows} slots=${slots} label="slots" /></section>`}
     <${Charts} name=${name} pool=${pool} ceiling=${limits.length ? Math.max(...limits) : null} />
