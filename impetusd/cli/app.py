@@ -138,11 +138,11 @@ class LazyGroup(click.Group):
         """As click does it, with the words of others; else with a guess at what was meant."""
         name = args[0]
         if name in WORDS:
-            from impetusd.cli.main import tell
+            from impetusd.cli.main import notify
 
             args = [*WORDS[name].split(), *args[1:]]
             if args[0] in CHANGING:
-                tell(f"{name} is {WORDS[name]} here")
+                notify(f"{name} is {WORDS[name]} here")
         elif name not in COMMANDS and not name.startswith("-"):
             ctx.fail(f"No such command {name!r}; {_hint(name)}")
         return super().resolve_command(ctx, args)

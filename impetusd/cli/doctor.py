@@ -55,7 +55,7 @@ def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
         first, *rest = _wrapped("", finding.what, width)
         yield screen.paint(head, COLOURS[finding.level]) + first
         yield from (" " * COLUMN + line for line in rest)
-        for label, text in (("why", finding.why), ("fix", finding.mend)):
+        for label, text in (("why", finding.why), ("fix", finding.fix)):
             if text:
                 yield from (" " * COLUMN + line for line in _wrapped(f"{label}: ", text, width))
     counts = {level: sum(finding.level == level for finding in findings) for level in COLOURS}

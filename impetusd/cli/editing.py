@@ -90,7 +90,7 @@ def editing(conf: str, given: str | None, path: str = "") -> Iterator[Editing]:
         try:
             config = parser.parse_all(source, os.environ, this_host(), profile=profile)
         except ConfigError as error:
-            raise Failure(error.told(), EXIT_USAGE) from None
+            raise Failure(error.report(), EXIT_USAGE) from None
         read = {os.path.realpath(each): text for each, text in source.texts}
         if read.get(file.path) != file.data.decode("utf-8-sig"):
             raise Failure(f"{file.path} was just changed by somebody else; try again")

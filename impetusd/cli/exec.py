@@ -108,7 +108,7 @@ def _resolved(
     hooks = control.Hooks()
     try:
         with pending.UnknownNames(at, hooks):
-            answer = control.call(at.paths, "exec", {"name": unit, "command": protocol.told_command(argv)}, hooks)
+            answer = control.call(at.paths, "exec", {"name": unit, "command": protocol.shortened_command(argv)}, hooks)
     except control.NotRunning:
         spec = execute.resolve(lambda index: _units(config(index)), unit)
         if spec is None:
@@ -127,13 +127,13 @@ def _resolved(
         raise control.ControlError(
             f"this impetusd runs as {who}, and exec must be run as that user: sudo -u {who} impetusd exec"
         )
-    pending.tell(at, hooks)
+    pending.report(at, hooks)
     if answer["older"]:
-        _tell_older(at, answer)
+        _report_outdated(at, answer)
     return answer["spec"], answer["limits"]
 
 
-def _tell_older(at: Place, answer: Mapping[str, typing.Any]) -> None:
+def _report_outdated(at: Place, answer: Mapping[str, typing.Any]) -> None:
     running = ", ".join(f"{each['name']} (pid {each['pid']})" for each in answer["older"])
     variables = ", ".join(dict.fromkeys(name for each in answer["older"] for name in each["variables"]))
     print(
@@ -159,7 +159,7 @@ def _configured(at: Place) -> typing.Callable[[int], Config]:
             found, profile = place.source_of(at.conf, os.environ, None)
             return parser.parse_all(found, os.environ, this_host(), profile=profile, instance=instance)
         except ConfigError as error:
-            raise Failure(error.told(), 2) from None
+            raise Failure(error.report(), 2) from None
 
     return parsed
 

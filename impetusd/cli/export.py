@@ -108,7 +108,7 @@ def _read(path: str, profile: str | None) -> tuple[Source, Config]:
         source, profile = place.source_of(path, os.environ, profile)
         return source, parser.parse_all(source, os.environ, anywhere, profile=profile)
     except ConfigError as error:
-        raise Failure(error.told(), 2) from None
+        raise Failure(error.report(), 2) from None
 
 
 def _image(source: Source, config: Config, output: str | None, name: str | None, *, force: bool) -> int:

@@ -267,12 +267,12 @@ def _features(cgroup: str) -> dict[str, bool]:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
         features["P_PIDFD"] = True
     os.waitpid(child, 0)
-    exit_told = False
+    has_exit_info = False
     if pidfd >= 0:
         info = bytearray(struct.pack("Q56x", PIDFD_INFO_EXIT))
         with contextlib.suppress(OSError):
             fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
-            exit_told = bool(struct.unpack_from("Q", info)[0] & PIDFD_INFO_EXIT)
+            has_exit_info = bool(struct.unpack_from("Q", info)[0] & PIDFD_INFO_EXIT)
         os.close(pidfd)
         own = os.pidfd_open(os.getpid())
         copy = libc.syscall(PIDFD_GETFD, own, own, 0)
@@ -286,7 +286,7 @@ def _features(cgroup: str) -> dict[str, bool]:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             features["SO_PEERPIDFD"] = _peer_pidfd(ours)
-    features["PIDFD_INFO_EXIT"] = exit_told
+    features["PIDFD_INFO_EXIT"] = has_exit_info
     return features
 
 

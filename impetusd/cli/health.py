@@ -88,7 +88,7 @@ def command(
         from impetusd.probe import Get
 
         result = _answer(Get(url, body=body, status=status, headers=headers), timeout)
-        _tell(url, result, screen, quiet=quiet, as_json=as_json)
+        _print_result(url, result, screen, quiet=quiet, as_json=as_json)
         return 0 if result.ok else 1
     from impetusd.cli import outcome
     from impetusd.client import control
@@ -128,7 +128,7 @@ def _answer(what: Get, timeout: float) -> Result:
     return answers[0] if answers else Result(False, f"DNS lookup took longer than {timeout:g} s", timeout)
 
 
-def _tell(url: str, result: Result, screen: Screen, *, quiet: bool, as_json: bool) -> None:
+def _print_result(url: str, result: Result, screen: Screen, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         latency = round(result.latency * 1000, 1)
         answer = {"ok": result.ok, "url": url, "result": result.text, "latency_ms": latency}

@@ -73,7 +73,7 @@ def _speak_utf8() -> None:
         )
 
 
-def tell(message: str) -> None:
+def notify(message: str) -> None:
     """Print a notice to the operator."""
     complain(message, 0)
 

@@ -25,8 +25,8 @@ def bring_up(here: Place, verb: str, method: str, params: Mapping[str, Any]) -> 
     """Send a request that ends with slots up; print their table, and the last words of what failed. The exit code."""
     with Live(verb) as live, pending.UnknownNames(here, live.hooks):
         answer = control.call(here.paths, method, params, live.hooks)
-    code = tell(here, answer)
-    pending.tell(here, live.hooks)
+    code = report(here, answer)
+    pending.report(here, live.hooks)
     return code
 
 
@@ -43,7 +43,7 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     if answer.get("moved"):
         print(f"impetusd now uses {here.conf}, because {answer['moved']} no longer exists")
     if method != "apply":
-        pending.tell(here, live.hooks)
+        pending.report(here, live.hooks)
     if not answer["changes"]:
         print(nothing)
         return 0
@@ -58,10 +58,10 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     print()
     from impetusd.cli import reload
 
-    return reload.tell(here, answer) if answer.get("reloads") else tell(here, answer)
+    return reload.report(here, answer) if answer.get("reloads") else report(here, answer)
 
 
-def tell(here: Place, answer: Mapping[str, Any]) -> int:
+def report(here: Place, answer: Mapping[str, Any]) -> int:
     """Print the outcome of such a request; 0 if it is ok, else 1."""
     screen = screen_of(sys.stdout, os.environ)
     print("\n".join(table.report(answer["units"], screen, here.command, tails=table.ALL)))

@@ -88,7 +88,7 @@ def mistakes(at: Place) -> list[str]:
     return []
 
 
-def tell(at: Place, hooks: control.Hooks) -> None:
+def report(at: Place, hooks: control.Hooks) -> None:
     """Print it below the answer to a command."""
     said = _said(at, hooks.daemon)
     if said:

@@ -41,7 +41,7 @@ def find(given: str | None) -> Place:
     try:
         to_be, former = _homes(read(conf), conf, os.environ)
     except ConfigError as error:
-        raise Failure(error.told(), 2) from None
+        raise Failure(error.report(), 2) from None
     return Place(conf, _residence(to_be, former), command_for(given), to_be)
 
 
@@ -194,7 +194,7 @@ def load(path: str, profile: str | None = None, *, former: bool | None = None) -
     try:
         return parsed(path, os.environ, profile, former=former)
     except ConfigError as error:
-        raise Failure(error.told(), 2) from None
+        raise Failure(error.report(), 2) from None
 
 
 def parsed(

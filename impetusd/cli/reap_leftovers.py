@@ -61,7 +61,7 @@ def command(after: str | None) -> int:
         return 0  # it is started again, and takes over what is left; or it has failed, and an administrator decides
     try:
         _make_way(place)
-        return _tell(reaper.reap(place.paths, cgroup))
+        return _report(reaper.reap(place.paths, cgroup))
     except reaper.Held as held:
         print(f"{held}, but not as this service; nothing was stopped")
         return 0
@@ -85,7 +85,7 @@ def _by_hand(place: Place) -> int:
 
     try:
         _make_way(place)
-        return _tell(reaper.reap(place.paths))
+        return _report(reaper.reap(place.paths))
     except reaper.Held as held:
         with contextlib.suppress(OSError):
             control.ping(place.paths, mine=True)  # whose it is
@@ -103,15 +103,15 @@ def _make_way(place: Place) -> None:
     launch.evict_stale(place.paths)
 
 
-def _tell(reaped: Reaped) -> int:
+def _report(reaped: Reaped) -> int:
     from impetusd.client import reaper
 
     pids = reaped.ended
     print(f"stopped {reaper.counted(len(pids))}: {' '.join(map(str, pids))}" if pids else "nothing was left")
-    return tell_stuck(reaped)
+    return report_stuck(reaped)
 
 
-def tell_stuck(reaped: Reaped) -> int:
+def report_stuck(reaped: Reaped) -> int:
     """Print what not even SIGKILL ends, if anything; the exit code."""
     from impetusd.client import reaper
 

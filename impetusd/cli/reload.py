@@ -68,12 +68,12 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
             answer = control.call(at.paths, "reload", {**asked, "token": os.urandom(8).hex()}, live.hooks)
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None
-    code = tell(at, answer)
-    pending.tell(at, live.hooks)
+    code = report(at, answer)
+    pending.report(at, live.hooks)
     return code
 
 
-def tell(at: Place, answer: Mapping[str, typing.Any]) -> int:
+def report(at: Place, answer: Mapping[str, typing.Any]) -> int:
     """Print how each reload ended, below the table; 0 if all is well, else 1."""
     from impetusd.cli.screen import table
     from impetusd.cli.screen.terminal import screen_of

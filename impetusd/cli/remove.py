@@ -44,7 +44,7 @@ def command(name: str) -> int:
         files = {os.path.realpath(section.file) for section in found}
         if files != {edit.file.path}:
             raise Failure(
-                f"nothing was removed, because the sections of {name} are in several files: {_told(found)}", 1
+                f"nothing was removed, because the sections of {name} are in several files: {_listed(found)}", 1
             )
         rest = texts.without(edit.text, found, [each for each in edit.sections if os.path.realpath(each.file) in files])
 
@@ -58,9 +58,9 @@ def command(name: str) -> int:
             raise editing.mistakes(error.problems, line, f"{name} cannot be removed") from None
         gone = {section.name.partition(":")[2].strip() for section in found}
         _, code = editing.write(edit, rest.text, given(), gone)
-        print(f"removed from {edit.file.path}: {_told(found)}")
+        print(f"removed from {edit.file.path}: {_listed(found)}")
         return code
 
 
-def _told(sections: list[Section]) -> str:
+def _listed(sections: list[Section]) -> str:
     return ", ".join(f"[{section.name}] (line {section.line})" for section in sections)

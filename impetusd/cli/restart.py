@@ -48,6 +48,6 @@ def _roll(at: Place, names: tuple[str, ...]) -> int:
             answer = control.call(at.paths, "restart", asked, live.hooks)
     except control.NotRunning:
         return start.start(at, names)
-    code = reload.tell(at, answer) if answer.get("reloads") else outcome.tell(at, answer)
-    pending.tell(at, live.hooks)
+    code = reload.report(at, answer) if answer.get("reloads") else outcome.report(at, answer)
+    pending.report(at, live.hooks)
     return code

@@ -44,8 +44,8 @@ def _stop_some(at: Place, names: tuple[str, ...]) -> int:
 
     with Live("stopping") as live:
         answer = control.call(at.paths, "stop", {"names": list(names)}, live.hooks)
-    _tell_killed(answer)
-    left = _tell_left(answer)
+    _report_killed(answer)
+    left = _report_left(answer)
     count = len(answer["units"]) - len(left)
     print(
         f"stopped: {_some([row['name'] for row in answer['units'] if row not in left])}" if count else "nothing stopped"
@@ -71,8 +71,8 @@ def _stop_all(at: Place) -> int:
         launch.wait_gone(at.paths, shim_pid, live.hooks)
     left = []
     if answer is not None:
-        _tell_killed(answer)
-        left = _tell_left(answer)
+        _report_killed(answer)
+        left = _report_left(answer)
     print("stopped; impetusd is not running")
     return 1 if left else 0
 
@@ -103,15 +103,15 @@ def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning
     except reaper.Held:
         return _stop_all(at)  # somebody has started it meanwhile
     print(f"impetusd had been killed; stopped {reaper.counted(len(reaped.ended))} that it had started")
-    return reap_leftovers.tell_stuck(reaped)
+    return reap_leftovers.report_stuck(reaped)
 
 
-def _tell_killed(answer: Mapping[str, typing.Any]) -> None:
+def _report_killed(answer: Mapping[str, typing.Any]) -> None:
     if answer["killed"]:
         print(f"killed after kill_timeout: {_some(answer['killed'])}")
 
 
-def _tell_left(answer: Mapping[str, typing.Any]) -> list[Mapping[str, typing.Any]]:
+def _report_left(answer: Mapping[str, typing.Any]) -> list[Mapping[str, typing.Any]]:
     left = [row for row in answer["units"] if row.get("pid") is not None]
     for row in left:
         reason = row.get("reason") or "it is still running"

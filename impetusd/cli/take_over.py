@@ -138,7 +138,7 @@ class TakeOver:
             source, profile = place.source_of(self._target, os.environ, None)
             return parser.parse_all(source, os.environ, this_host(), profile=profile), source
         except ConfigError as error:
-            raise Failure(error.told(), EXIT_USAGE) from None
+            raise Failure(error.report(), EXIT_USAGE) from None
 
     def _require(self, config: Config, source: Source) -> None:
         """Failure unless every unit is there, and this host has what it needs."""

@@ -41,7 +41,7 @@ def command(name: str, no_wait: bool) -> int:
         run = follow(at, name)
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None
-    return tell(name, run)
+    return report(name, run)
 
 
 def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
@@ -70,7 +70,7 @@ def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
             raise
         for follower, stream in followed.values():
             _print_new(follower, stream, at_end=True)
-    pending.tell(at, hooks)
+    pending.report(at, hooks)
     run: Mapping[str, typing.Any] = answer["run"]
     return run
 
@@ -87,7 +87,7 @@ def _log_files(at: Place, name: str) -> typing.Any:
         return []  # `trigger` itself reports an unknown name
 
 
-def tell(name: str, run: Mapping[str, typing.Any]) -> int:
+def report(name: str, run: Mapping[str, typing.Any]) -> int:
     """Say on stderr how it ended, so that stdout is the job's alone; the exit code."""
     from impetusd.core.units import span
 

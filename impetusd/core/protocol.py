@@ -266,7 +266,7 @@ def _length(words: Iterable[str]) -> int:
     return sum(len(word) + 1 for word in words)
 
 
-def told_command(words: Iterable[str]) -> list[str]:
+def shortened_command(words: Iterable[str]) -> list[str]:
     """A command as `exec` reports it: as many words as fit, "..." for the rest."""
     told: list[str] = []
     for word in words:

@@ -20,17 +20,17 @@ from impetusd.supervisor.logs.lines import stamp
 
 ORPHANED = "orphaned"  # the shim's mode: see `shim.main`
 DEAD_WITHIN = 5.0  # seconds from the end of the channel, which comes first, to the shim's own
-TOLD_WITHIN = 0.05  # seconds
+WRITTEN_WITHIN = 0.05  # seconds
 LOOKS, APART = 5, 0.02  # a thread that waits for a disk at each of so many looks, so many seconds apart, hangs
 
 
-def become_shim(shim: int, command: Sequence[str], tell: Callable[[str], None]) -> None:
+def become_shim(shim: int, command: Sequence[str], log: Callable[[str], None]) -> None:
     """Become the next shim. `shim` is a pidfd of the one that has hung up. Returns only if that cannot be."""
     poll = select.poll()
     poll.register(shim, select.POLLIN)
     if not command or not poll.poll(DEAD_WITHIN * 1000):
         return  # it lives, and has hung up on us
-    tell("the shim was killed: replacing it")
+    log("the shim was killed: replacing it")
     try:
         for fd in map(int, os.listdir("/proc/self/fd")):
             if fd > 2 and fd != shim:
@@ -45,10 +45,10 @@ def become_shim(shim: int, command: Sequence[str], tell: Callable[[str], None]) 
             os._exit(0)
         os.execv(argv[0], argv)  # noqa: S606  # no shell is wanted
     except OSError as error:
-        tell(f"executing {command[0]} failed: {error.strerror}")
+        log(f"executing {command[0]} failed: {error.strerror}")
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
     """Write a line to stderr. Where that is a file, its disk may hang: in a thread then, and into the file opened anew."""
     line = f"{stamp(time.time())} supervisor: {text}\n".encode()
 
@@ -59,7 +59,7 @@ def tell(text: str) -> None:
     if stat.S_ISREG(os.fstat(2).st_mode):
         thread = threading.Thread(target=write, daemon=True)
         thread.start()
-        thread.join(TOLD_WITHIN)
+        thread.join(WRITTEN_WITHIN)
     else:
         os.write(2, line)
 

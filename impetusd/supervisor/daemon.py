@@ -179,7 +179,7 @@ class Daemon:
             self._starter.outbox.flush()
         self._ending.look()
         self._starter.outbox.flush()
-        self._telling = asyncio.create_task(attend("the service manager", "telling it READY=1", self._tell_upstream))
+        self._readiness = asyncio.create_task(attend("the service manager", "telling it READY=1", self._report_ready))
         await self._done.wait()
         await self._end()
 
@@ -308,7 +308,7 @@ class Daemon:
 
     def _build(self, configuration: Config) -> None:
         """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
-        engine, starter, tell = self._engine, self._starter, self._writer.line
+        engine, starter, log = self._engine, self._starter, self._writer.line
         slots = engine.slots
         self._logs = configuration.logs
         self._names = names = Names(engine, configuration.groups)
@@ -446,7 +446,7 @@ class Daemon:
                 watching.RELOAD: lambda: accounts.accounts(engine),
             },
         )
-        self._feed = Feed(board, tell)
+        self._feed = Feed(board, log)
         self._feed.faults = self._faults
         self._feed.listen = self._ledger.pass_on
         self._open.callback(self._feed.close)
@@ -552,7 +552,7 @@ class Daemon:
     def _notify_upstream(self, text: str) -> None:
         self._link.send([{"op": "notify", "text": redact.text(text)}])
 
-    async def _tell_upstream(self) -> None:
+    async def _report_ready(self) -> None:
         """READY=1 when `impetusd start` would return; from a supervisor that takes over, too: the one before may not have."""
 
         def settled() -> bool:
@@ -570,14 +570,14 @@ class Daemon:
             self._writer.close()  # write pending output: the next shim may not have our memory
         else:
             self._lifeline.release()
-            custody.become_shim(self._link.shim, self._link.command, custody.tell)
+            custody.become_shim(self._link.shim, self._link.command, custody.log)
 
     # Our own sockets.
 
     def _bind_notify(self) -> None:
-        engine, tell = self._engine, self._writer.line
+        engine, log = self._engine, self._writer.line
         self._notify = Notify(
-            self._link, engine.slots.of_pid, self._notified, engine.slots.expects, tell, faults=self._faults
+            self._link, engine.slots.of_pid, self._notified, engine.slots.expects, log, faults=self._faults
         )
         self._open.callback(self._notify.close)
         self._notify_sockets = NotifySockets(self._starter.outbox, self._paths, self._notify)

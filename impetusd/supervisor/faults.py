@@ -64,13 +64,13 @@ class Faults:
 
     def __init__(
         self,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         wake: Callable[[], object],
         now: Callable[[], float] = time.monotonic,
         later: Callable[..., Handle] = _in_the_loop,
     ) -> None:
-        """`tell` writes into the daemon's log; `wake` resumes suspended work; `later`: as `loop.call_later`."""
-        self._tell = tell
+        """`log` writes into the daemon's log; `wake` resumes suspended work; `later`: as `loop.call_later`."""
+        self._log = log
         self._wake = wake
         self._now = now
         self._later = later
@@ -87,7 +87,7 @@ class Faults:
             self._note(source, stage, error, told)
         except Exception as another:  # reporting is not to fail where containing has not
             with contextlib.suppress(Exception):
-                self._tell(f"{source}: {stage}: {told}; reporting it failed as well: {_shown(another)}")
+                self._log(f"{source}: {stage}: {told}; reporting it failed as well: {_shown(another)}")
         return told
 
     def _note(self, source: str, stage: str, error: BaseException, told: Reason) -> None:
@@ -107,7 +107,7 @@ class Faults:
                 self._logged.clear()
             self._logged.add(key)
             lines = "".join(traceback.format_exception(error)).rstrip()
-            self._tell(f"{source}: {stage} failed: {told}\n{lines}")
+            self._log(f"{source}: {stage} failed: {told}\n{lines}")
 
     def caught(self, source: str, stage: str, error: BaseException) -> None:
         """For an `except` clause that contains what `contain` would."""
@@ -119,7 +119,7 @@ class Faults:
         """Nothing smaller than the supervisor can fail: it ends, and the next one rebuilds from what the shim knows."""
         try:
             traces.show(error)
-            self._tell(f"supervisor: {stage} failed: internal error: {error!r}; another one takes over")
+            self._log(f"supervisor: {stage} failed: internal error: {error!r}; another one takes over")
         finally:
             self.die(os.EX_SOFTWARE)
 

@@ -81,7 +81,7 @@ class Publisher:
 
     def _publish(self, change: Change) -> None:
         self._made.append(change)
-        self._tell(self._within, change)
+        self._notify(self._within, change)
 
     def deliver(self) -> None:
         """The round is over. What observers do now may begin another one, whose changes come after these."""
@@ -90,11 +90,11 @@ class Publisher:
         self._delivering = True
         try:
             while self._made:
-                self._tell(self._later, self._made.popleft())
+                self._notify(self._later, self._made.popleft())
         finally:
             self._delivering = False
 
-    def _tell(self, observers: list[_Observer], change: Change) -> None:
+    def _notify(self, observers: list[_Observer], change: Change) -> None:
         held = self._holds(change.entry)
         for observer in observers:
             if observer.of_held or not held:

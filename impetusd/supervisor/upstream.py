@@ -29,21 +29,21 @@ class Upstream:
         """`say` takes the text of one message, None: nobody is notified. `status` gives the sentence for STATUS=."""
         self._say = say or (lambda _: None)
         self._status = status
-        self._told = ""
+        self._sent = ""
         self._timer: asyncio.TimerHandle | None = None
         self.listens = say is not None
         self.faults = BARE
 
     def ready(self) -> None:
         """Everything that starts by itself is up, or will not be soon."""
-        self._told = self._status()
-        self._say(f"READY=1\nSTATUS={self._told}")
+        self._sent = self._status()
+        self._say(f"READY=1\nSTATUS={self._sent}")
 
     def changed(self, _: Change | None = None) -> None:
         """The status may have changed: send it soon."""
         if self._timer is None and self.listens:
             self._timer = asyncio.get_running_loop().call_later(
-                SOON, self.faults.attempt, "the service manager", "sending it the status", self._tell
+                SOON, self.faults.attempt, "the service manager", "sending it the status", self._send
             )
 
     def reloading(self) -> None:
@@ -55,11 +55,11 @@ class Upstream:
         self._say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={math.ceil((seconds + MARGIN) * 1_000_000)}")
         self.changed()
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         self._timer = None
         text = self._status()
-        if text != self._told:
-            self._told = text
+        if text != self._sent:
+            self._sent = text
             self._say(f"STATUS={text}")
 
 

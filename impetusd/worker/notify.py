@@ -42,32 +42,32 @@ class Notifier:
 
     def __init__(self, path: str) -> None:
         self._address = address(path)
-        self._untold: deque[bytes] = deque()
+        self._unsent: deque[bytes] = deque()
         self._retry_after = RETRY_AFTER
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) if path else None
 
     def __call__(self, *lines: str) -> None:
         message = "\n".join(lines).encode()
-        if self._socket is None or message in self._untold:
+        if self._socket is None or message in self._unsent:
             return
-        self._untold.append(message)
-        if len(self._untold) == 1:
-            self._tell(self._socket)
+        self._unsent.append(message)
+        if len(self._unsent) == 1:
+            self._send(self._socket)
 
     @property
     def waiting(self) -> int:
         """How many messages could not be sent so far."""
-        return len(self._untold)
+        return len(self._unsent)
 
-    def _tell(self, sock: socket.socket) -> None:
-        while self._untold:
+    def _send(self, sock: socket.socket) -> None:
+        while self._unsent:
             try:
-                sock.sendto(self._untold[0], self._address)
+                sock.sendto(self._unsent[0], self._address)
             except OSError as error:
                 if error.errno in _FULL:
-                    asyncio.get_running_loop().call_later(self._retry_after, self._tell, sock)
+                    asyncio.get_running_loop().call_later(self._retry_after, self._send, sock)
                     self._retry_after = min(self._retry_after * 2, RETRY_AFTER_AT_MOST)
                     return
                 # Else there is no receiver: the supervisor is away, and requests the state ("tell") when it is back.
             self._retry_after = RETRY_AFTER
-            self._untold.popleft()
+            self._unsent.popleft()

@@ -176,7 +176,7 @@ class Worker:
         self._heartbeat.watch(self._server)
         if not self._serve.is_set() and not self._stop.is_set():
             self._phase = "parked"
-            self._tell("READY=1", "STATUS=parked")
+            self._report("READY=1", "STATUS=parked")
             self._heartbeat.start()
             await _first(self._serve, self._stop)
         if self._stop.is_set():
@@ -184,12 +184,12 @@ class Worker:
         await self._server.serve(self._sockets)
         self._ready = True
         self._phase = "serving"
-        self._tell_serving()
+        self._report_serving()
         await self._stop.wait()
 
     async def _leave(self) -> None:
         """Drain and clean up, within the time that the forced exit leaves."""
-        self._tell("STOPPING=1")
+        self._report("STOPPING=1")
         server = self._starting
         if server is None:
             return
@@ -220,7 +220,7 @@ class Worker:
                 self._name = os.environ["IMPETUSD_NAME"] = name
                 self._serve.set()
                 if self._ready and not self._stop.is_set():
-                    self._tell_serving()
+                    self._report_serving()
             case {"do": "tell"}:
                 if self._state:
                     self._notify(*self._state)
@@ -262,13 +262,13 @@ class Worker:
         except RuntimeError:
             pass  # the loop is closed: the end is under way
 
-    def _tell_serving(self) -> None:
+    def _report_serving(self) -> None:
         set_title(self._name)
         self._page.take(self._name, self._server.connections if self._server is not None else 0)
-        self._tell("READY=1", "STATUS=serving")
+        self._report("READY=1", "STATUS=serving")
         self._heartbeat.start()
 
-    def _tell(self, *state: str) -> None:
+    def _report(self, *state: str) -> None:
         self._state = state
         self._notify(*state)
 

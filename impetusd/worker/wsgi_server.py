@@ -254,7 +254,7 @@ class Exchange:
         except BaseException as error:  # raised where uvicorn sees it, as of an ASGI application
             self._error = error
         self._done = True
-        self._tell()
+        self._wake_loop()
 
     def _start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
@@ -295,9 +295,9 @@ class Exchange:
                 raise BrokenPipeError("the client disconnected")
             self._held += len(message["body"])
         self._pending.append(message)
-        self._tell()
+        self._wake_loop()
 
-    def _tell(self) -> None:
+    def _wake_loop(self) -> None:
         try:
             self._loop.call_soon_threadsafe(self._wake.set)
         except RuntimeError:

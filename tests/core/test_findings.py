@@ -103,7 +103,7 @@ CASES = [
 def test_of_a_good_host_nothing_but_good_is_told():
     findings = doctor.examine(GOOD)
     assert {finding.level for finding in findings} == {OK}
-    assert not [finding for finding in findings if finding.why or finding.mend]
+    assert not [finding for finding in findings if finding.why or finding.fix]
 
 
 @pytest.mark.parametrize(("subject", "level", "changes", "what"), CASES)
@@ -112,7 +112,7 @@ def test_what_is_wrong_is_told_with_why_it_matters_and_how_to_mend_it(subject, l
     assert [(finding.subject, finding.level) for finding in bad] == [(subject, level)]
     assert what in bad[0].what
     assert bad[0].why
-    assert bad[0].mend
+    assert bad[0].fix
 
 
 def test_no_judgement_is_without_a_case():

@@ -82,7 +82,7 @@ def test_what_would_never_be_ready_is_refused(keys: str, told: str) -> None:
 
 def test_what_the_preload_is_told() -> None:
     found = unit("command = node a.js\nlisten = [::1]:8080, unix:/run/a.sock\nkill_timeout = 4s\n")
-    assert json.loads(node.told(found, [11, 12], (5, 13), "SIGTERM", "/python")) == {
+    assert json.loads(node.environment(found, [11, 12], (5, 13), "SIGTERM", "/python")) == {
         "listen": [
             {"fd": 3, "inode": 11, "host": "::1", "port": 8080},
             {"fd": 4, "inode": 12, "path": "/run/a.sock"},

@@ -314,10 +314,10 @@ def test_ten_thousand_random_lines_are_requests_or_refused():
 
 
 def test_a_long_command_is_told_as_far_as_there_is_room():
-    assert protocol.told_command(["psql", "-c", "select 1"]) == ["psql", "-c", "select 1"]
-    told = protocol.told_command(["echo", *["word"] * 1000])
+    assert protocol.shortened_command(["psql", "-c", "select 1"]) == ["psql", "-c", "select 1"]
+    told = protocol.shortened_command(["echo", *["word"] * 1000])
     assert (told[:2], told[-1]) == (["echo", "word"], "...")
-    assert protocol.told_command(["x" * 10_000]) == ["..."]
+    assert protocol.shortened_command(["x" * 10_000]) == ["..."]
     for words in (told, ["..."], ["", ""]):
         assert protocol.check_params("exec", {"name": "web", "command": words})["command"] == words
     with pytest.raises(ProtocolError):

@@ -96,9 +96,9 @@ def now(starter: Starter) -> None:
 CASES: dict[str, tuple[Callable[[Starter], None], Callable[[Starter], tuple[Any, ...]]]] = {
     "a channel's first end": (channel, lambda starter: (starter.outbox, "keep")),
     "a channel's second end": (channel, lambda starter: (starter.outbox, "keep", 1)),
-    "a page that is sent": (page, lambda starter: (starter.channels, "tell")),
+    "a page that is sent": (page, lambda starter: (starter.channels, "send")),
     "a page in another's place": (stubborn_page, lambda _: (Stubborn, "pop")),
-    "a connection": (connection, lambda starter: (starter.channels, "tell")),
+    "a connection": (connection, lambda starter: (starter.channels, "send")),
     "log pipes": (pipes, lambda starter: (starter.outbox, "keep_all")),
     "a listener": (listener, lambda starter: (starter.outbox, "keep")),
     "the page of a pool": (cells, lambda starter: (starter.outbox, "keep")),

@@ -246,6 +246,6 @@ class TestContainingRaisesNothing:
 
     def test_without_a_log(self, world: World) -> None:
         """It is in `status` all the same."""
-        world.faults._tell = lambda _: 1 / 0
+        world.faults._log = lambda _: 1 / 0
         assert not world.faults.contain("a", "doing it", world.act)
         assert len(world.faults.attention()) == 1

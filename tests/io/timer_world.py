@@ -81,7 +81,7 @@ class World:
             start=lambda unit: self.post(unit.name, Start()),
             stop=lambda unit: self.post(unit.name, Stop()),
             keep=self.records.__setitem__,
-            tell=self.told.append,
+            log=self.told.append,
             record=lambda name, outcome, attempt: self.recorded.append((name, outcome.result, attempt)),
             boot_id=self.boot_id,
             clock=lambda: Now(self.wall, self.boot, self.run),

@@ -102,11 +102,11 @@ def _install(manager: systemd.Manager, name: str, files: Mapping[str, str]) -> N
         if path not in files and systemd.remove(path):
             print(f"removed {path}")
             changed = True
-    manager.tell("daemon-reload")
+    manager.run("daemon-reload")
     if manager.ask("is-enabled", f"{name}.service") == "enabled":
         print(f"{name}.service is already enabled")
     else:
-        manager.tell("enable", f"{name}.service")
+        manager.run("enable", f"{name}.service")
         print(f"enabled {name}.service: it starts {'when you log in' if manager.user else 'at boot'}")
     if changed and manager.state(name) == "active":
         print(f"{name}.service is running; the changes take effect at its next start: {manager.command} restart {name}")
@@ -124,7 +124,7 @@ def _start(manager: systemd.Manager, name: str, config: Config) -> None:
             f"enabled but not started, because impetusd is already running outside of this service; to switch:"
             f" impetusd -c {config.paths.conf} stop, then {manager.command} start {name}"
         )
-    manager.tell("start", f"{name}.service")
+    manager.run("start", f"{name}.service")
     print(f"started {name}.service: {manager.ask('show', '--value', '--property=StatusText', f'{name}.service')}")
 
 

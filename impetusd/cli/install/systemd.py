@@ -62,7 +62,7 @@ class Manager:
                 return words[2]
         return ""
 
-    def tell(self, *words: str) -> None:
+    def run(self, *words: str) -> None:
         """Run a systemctl command. Raises Failure with its own message if it fails."""
         done = self._run(words)
         if done.returncode:

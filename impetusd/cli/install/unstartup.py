@@ -44,9 +44,9 @@ def _remove(manager: systemd.Manager, name: str, typed: str, *, now: bool) -> No
                 f"{unit} is running; stop it first with `{manager.command} stop {name}`, or stop and remove it with:"
                 f" {typed} unstartup {'--user ' * manager.user}--now"
             )
-        manager.tell("stop", unit, unitfiles.helper_name(name))
+        manager.run("stop", unit, unitfiles.helper_name(name))
         print(f"stopped {unit}")
-    manager.tell("disable", unit)
+    manager.run("disable", unit)
     print(f"disabled {unit}")
     folder = f"{manager.folder}/{unit}.d"
     for path in (
@@ -61,4 +61,4 @@ def _remove(manager: systemd.Manager, name: str, typed: str, *, now: bool) -> No
     if os.path.isdir(folder):
         print(f"kept {folder}, because it contains files that are not impetusd's")
     manager.ask("reset-failed", unit)
-    manager.tell("daemon-reload")
+    manager.run("daemon-reload")

@@ -16,17 +16,17 @@ def unit(unit: Unit) -> dict[str, str | list[str]]:
 
     Values of variables are left out: they are where secrets are.
     """
-    return _told(unit, unit)
+    return _described(unit, unit)
 
 
 def timer(timer: Timer) -> dict[str, str | list[str]]:
     """The same of a timer, its command's keys included."""
-    return _told(timer, timer.unit)
+    return _described(timer, timer.unit)
 
 
 def health(check: Health) -> dict[str, str | list[str]]:
     """The same of a health check; the keys of its command are there only if it has one."""
-    return _told(check, check.unit)
+    return _described(check, check.unit)
 
 
 def origins(unit: Unit) -> dict[str, str]:
@@ -54,7 +54,7 @@ def keys(each: Unit | Timer | Health) -> dict[str, tuple[Any, str]]:
     return told
 
 
-def _told(each: Unit | Timer | Health, unit: Unit | None) -> dict[str, str | list[str]]:
+def _described(each: Unit | Timer | Health, unit: Unit | None) -> dict[str, str | list[str]]:
     told: dict[str, str | list[str]] = {name: text for name, (_, text) in keys(each).items()}
     if unit is not None:
         told["env"] = sorted(unit.env)

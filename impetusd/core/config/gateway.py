@@ -213,7 +213,7 @@ def _make(reading: Values, section: Section, name: str) -> None:
         values.update(app="impetusd.gateway.app:create_app", listen=addresses, standby=0, wait_ready=True)
     else:
         values.update(command=(sys.executable, "-m", "impetusd.observer"), ready=None, wait_ready=True)
-    told = {"folder": folder, **_told(reading, name)}
+    told = {"folder": folder, **_settings(reading, name)}
     reading.units[name] = Unit(
         name=name,
         kind=kind,
@@ -256,7 +256,7 @@ def _closed(reading: Values, section: Section, name: str) -> str:
     return path
 
 
-def _told(reading: Values, name: str) -> dict[str, Any]:
+def _settings(reading: Values, name: str) -> dict[str, Any]:
     """The unit's settings, as JSON."""
     whole = reading.gateway.values if reading.gateway is not None else {}
     url = whole.get("url", "") or (_url(whole) if whole else "")

@@ -49,7 +49,7 @@ def options(given: str) -> str:
     return " ".join(filter(None, (f'--require="{path}"', given)))
 
 
-def told(unit: Unit, inodes: Sequence[int], notify: tuple[int, int] | None, signal: str, python: str) -> str:
+def environment(unit: Unit, inodes: Sequence[int], notify: tuple[int, int] | None, signal: str, python: str) -> str:
     """IMPETUSD_NODE; preload.cjs says what is in it.
 
     `inodes`: of the unit's listening sockets, which are at descriptor 3 and so on. `notify`: descriptor and inode.

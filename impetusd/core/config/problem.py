@@ -31,7 +31,7 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
 
-    def told(self) -> str:
+    def report(self) -> str:
         """Every problem, a line each, under a sentence that counts them."""
         count = len(self.problems)
         return f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed:\n{self}"

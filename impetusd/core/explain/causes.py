@@ -30,11 +30,11 @@ class _Known(NamedTuple):
     pattern: re.Pattern[str]
     hint: str = ""
     command: str = ""
-    tells: str = ""
+    shows: str = ""
 
 
-def _known(pattern: str, hint: str = "", command: str = "", tells: str = "") -> _Known:
-    return _Known(re.compile(pattern, re.IGNORECASE), hint, command, tells)
+def _known(pattern: str, hint: str = "", command: str = "", shows: str = "") -> _Known:
+    return _Known(re.compile(pattern, re.IGNORECASE), hint, command, shows)
 
 
 PORT_TAKEN = "its port is in use by another process, perhaps a previous instance of the same program"
@@ -212,7 +212,7 @@ def _filled(known: _Known, match: re.Match[str]) -> Advice:
     # A name with a number at its end is another way to the same.
     found = {name.rstrip("234"): text for name, text in match.groupdict().items() if text is not None}
     command = known.command.format(**found)
-    return Advice(known.hint.format(**found), ((command, known.tells),) if command else ())
+    return Advice(known.hint.format(**found), ((command, known.shows),) if command else ())
 
 
 def of_exit_code(code: int | None) -> str:

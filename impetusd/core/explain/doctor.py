@@ -39,17 +39,17 @@ UNWATCHED = 4096  # inotify watches that a folder of sources may need
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report; `why` and `mend` are "" when it is OK."""
+    """One line of the report; `why` and `fix` are "" when it is OK."""
 
     subject: str
     level: str
     what: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
     def row(self) -> dict[str, str]:
         """As JSON."""
-        return {name: getattr(self, name) for name in ("subject", "level", "what", "why", "mend")}
+        return {name: getattr(self, name) for name in ("subject", "level", "what", "why")} | {"mend": self.fix}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +188,13 @@ def _cgroup(facts: Facts) -> Iterator[Finding]:
         return
     if not facts.cgroup or not facts.cgroup_writable:
         what = f"{facts.cgroup} is not writable" if facts.cgroup else "there is no cgroup v2 tree"
-        mend = "run it as root, or with Delegate=yes, which the unit from `impetusd startup` sets"
+        fix = "run it as root, or with Delegate=yes, which the unit from `impetusd startup` sets"
         yield Finding(
             "cgroup",
             WARN,
             what,
             "leftover processes must be searched for in /proc, where a daemonized process can be missed",
-            mend
+            fix
             if facts.cgroup
             else "boot with systemd.unified_cgroup_hierarchy=1; for containers, use --cgroupns=private",
         )
@@ -294,8 +294,8 @@ def _files(facts: Facts) -> Iterator[Finding]:
     for unit, path, fault in facts.code:
         bad += 1
         why = f"anyone who can change it can run code as the user of {unit}"
-        mend = f"give {unit} its own user (user = NAME), or run: {fault.command}"
-        yield Finding("permissions", WARN, f"{unit} runs {path}: {fault.what}", why, mend)
+        fix = f"give {unit} its own user (user = NAME), or run: {fault.command}"
+        yield Finding("permissions", WARN, f"{unit} runs {path}: {fault.what}", why, fix)
     for name, inode in facts.folders.items():
         world = inode.mode & 0o002 and not inode.mode & 0o1000
         if world or inode.uid not in {0, facts.own} or (name == "state_dir" and inode.mode & 0o022):

@@ -249,8 +249,8 @@ def _of_unit(facts: Facts, rows: list[Row], *, told: bool) -> list[Finding]:
     ill = [check for check in ill if check["target"] not in _names(wrong)]
     found += [_unhealthy(facts, check, rows) for check in ill]
     if waiting:
-        told_of = dict.fromkeys(of_record(row) for row in waiting)
-        same = [(reason, _names(row for row in waiting if of_record(row) == reason)) for reason in told_of]
+        reported = dict.fromkeys(of_record(row) for row in waiting)
+        same = [(reason, _names(row for row in waiting if of_record(row) == reason)) for reason in reported]
         behind = tuple(f"{_listed(each)} {_are(each)} STARTING: {reason}." for reason, each in same)
         if found:
             found[0] = replace(found[0], more=(*found[0].more, *behind))

@@ -422,7 +422,7 @@ def _exited(case: _Case) -> Step:
     return _after(case, slot)
 
 
-def _exited_as_told(case: _Case) -> Step:
+def _exited_as_ordered(case: _Case) -> Step:
     assert isinstance(case.event, Exited)
     failures = case.slot.failures + 1 if case.slot.failed else case.slot.failures
     slot = replace(case.slot, pid=None, last_exit=case.event.exit, failures=failures)
@@ -630,7 +630,7 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.STOPPING, Restart): _start_again,
     (_S.STOPPING, Spawned): _spawned_too_late,
     (_S.STOPPING, Ready): _ignore,
-    (_S.STOPPING, Exited): _exited_as_told,
+    (_S.STOPPING, Exited): _exited_as_ordered,
     (_S.STOPPING, Gone): _gone,
     (_S.STOPPING, Deadline): _kill,
     (_S.STOPPING, Taken): _ignore,

@@ -25,7 +25,7 @@ def account(engine: Engine, unit: Unit, how: str = "reload") -> dict[str, Any]:
         "name": unit.name,
         "how": "cancel" if reload is not None and failed and reload.failed.key == "cancelled" else how,
         "ok": not failed and not down,
-        **({"reason": "", "stuck": ""} if reload is None or not failed else _told(reload)),
+        **({"reason": "", "stuck": ""} if reload is None or not failed else _causes(reload)),
         "lines": list(reload.lines) if reload is not None and failed else [],
         "note": str(core.why_not(unit)) if how == "restart" else "",
         "took_s": round(reload.took, 3) if reload is not None else 0.0,
@@ -54,7 +54,7 @@ def attention(engine: Engine) -> list[Reason]:
     return told
 
 
-def _told(reload: Reload) -> dict[str, Any]:
+def _causes(reload: Reload) -> dict[str, Any]:
     """Why it failed, for the protocol: a sentence, and the reason."""
     told = {"reason": str(reload.failed), "cause": reload.failed.data(), "stuck": str(reload.stuck)}
     return {**told, "stuck_cause": reload.stuck.data()} if reload.stuck else told

@@ -45,7 +45,7 @@ class _Mistaken(ProtocolError):
     """The files have `problems`, as sentences."""
 
     def __init__(self, error: ConfigError) -> None:
-        super().__init__(FAILED, error.told()[:200_000], EXIT_USAGE)
+        super().__init__(FAILED, error.report()[:200_000], EXIT_USAGE)
         self.problems = [str(problem)[:2000] for problem in error.problems[:100]]
 
 

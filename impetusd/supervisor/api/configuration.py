@@ -138,7 +138,7 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | N
     return json.dumps({**kept, "rules": ini.RULES, "environ": dict(environ), "disabled": disabled})
 
 
-def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+def keep_file(state_dir: str, file: Mapping[str, Any], log: Callable[[str], None]) -> None:
     """Record in state_dir which INI file its state belongs to."""
     path, text = f"{state_dir}/{instance.NAME}", json.dumps(instance.record(file, state_dir))
     try:
@@ -147,10 +147,10 @@ def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], Non
                 return
         replace(path, text.encode())
     except OSError as error:
-        tell(f"{path} cannot be written: {error.strerror}; without it, impetusd may take another INI file for this one")
+        log(f"{path} cannot be written: {error.strerror}; without it, impetusd may take another INI file for this one")
 
 
-def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> None:
+def keep_profile(state_dir: str, profile: str, log: Callable[[str], None]) -> None:
     """Save to the disk which profile is in force, for the next daemon."""
     if profile == remembered_profile(state_dir):
         return
@@ -158,7 +158,7 @@ def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> N
         replace(f"{state_dir}/{PROFILE}", f"{profile}\n".encode())
     except OSError as error:
         told = f"the profile {profile or '(none)'} will not be remembered after impetusd stops"
-        tell(f"{told}: cannot write {error.filename}: {error.strerror}")
+        log(f"{told}: cannot write {error.filename}: {error.strerror}")
 
 
 def is_former(conf: str, paths: Paths, environ: Mapping[str, str]) -> bool:

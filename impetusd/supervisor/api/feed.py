@@ -29,17 +29,17 @@ ALIVE = 5.0  # seconds of silence
 STALLED = 30.0  # seconds in which a reader must take something
 SLICE = 64  # rows made between two turns of the loop: 3 ms
 # Kinds of rows that change with a record of this kind in the ledger.
-TOLD_BY = {"timer": (stream.TIMER,), "health": (stream.CHECK,), "reload": (stream.RELOAD,)}
+STALE_AFTER = {"timer": (stream.TIMER,), "health": (stream.CHECK,), "reload": (stream.RELOAD,)}
 
 
 class Feed:
     """One stream for all who watch."""
 
-    def __init__(self, board: Board, tell: Callable[[str], None]) -> None:
-        """`board` is its own. `tell`: the daemon's log."""
+    def __init__(self, board: Board, log: Callable[[str], None]) -> None:
+        """`board` is its own. `log`: the daemon's log."""
         self._board = board
         self._sampler = board.sampler
-        self._tell = tell
+        self._log = log
         self._loop = asyncio.get_running_loop()
         self.life = os.urandom(8).hex()
         self.ring = self._board.ring
@@ -77,7 +77,7 @@ class Feed:
         """The ledger has one more record: JSON, redacted."""
         if self._filled is not None:
             self._records.append(line)
-            self._stale.update(TOLD_BY.get(kind, ()))
+            self._stale.update(STALE_AFTER.get(kind, ()))
             self._soon()
 
     def _soon(self) -> None:
@@ -115,7 +115,7 @@ class Feed:
         """Once, while it is the same again and again."""
         if text != self._complained:
             self._complained = text
-            self._tell(text)
+            self._log(text)
 
     def _wake(self) -> None:
         self._said = self._loop.time()

@@ -11,7 +11,7 @@ from impetusd.core.rules.lifecycle import State
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import ONE_SHOT, Entry, Role
 
-MOST_TOLD = 50  # units listed for an unknown name
+MOST_LISTED = 50  # units listed for an unknown name
 
 
 class Names:
@@ -102,11 +102,11 @@ class Names:
         )
         near = difflib.get_close_matches(pattern, names, 1)
         units = list(self._engine.slots.units)
-        more = f" and {len(units) - MOST_TOLD} more" if len(units) > MOST_TOLD else ""
+        more = f" and {len(units) - MOST_LISTED} more" if len(units) > MOST_LISTED else ""
         if near:
             return f"; did you mean {near[0]}?"
         all_of_them = "; for everything, omit the name" if pattern == "all" else ""
-        return f"; units: {', '.join(units[:MOST_TOLD]) or 'none'}{more}{all_of_them}"
+        return f"; units: {', '.join(units[:MOST_LISTED]) or 'none'}{more}{all_of_them}"
 
 
 def disabled(name: str) -> str:

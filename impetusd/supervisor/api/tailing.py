@@ -76,7 +76,7 @@ class Tailing:
     async def _read(self, log: Log, path: str, secrets: Iterable[str]) -> dict[str, Any] | None:
         def read() -> dict[str, Any] | None:
             page = log.read()
-            return _told(page, secrets) if page is not None else None
+            return _as_json(page, secrets) if page is not None else None
 
         try:
             return await self._threads.run(read, WITHIN)
@@ -100,7 +100,7 @@ class Tailing:
             log.close()
 
 
-def _told(page: Page, secrets: Iterable[str]) -> dict[str, Any]:
+def _as_json(page: Page, secrets: Iterable[str]) -> dict[str, Any]:
     """As JSON. `offsets`: where each line begins; `times`: when it was written, null where it does not say."""
     lines = [redact.text(line.decode("utf-8", "backslashreplace"), secrets) for line in page.lines]
     offsets = list(itertools.accumulate((len(line) + 1 for line in page.lines[:-1]), initial=page.offset))

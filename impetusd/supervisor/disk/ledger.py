@@ -38,12 +38,12 @@ class Ledger:
         path: str,
         blobs: Mapping[str, str],
         soon: Callable[[Callable[[], object]], object],
-        tell: Callable[[str], object],
+        log: Callable[[str], object],
     ) -> None:
         """`blobs`: what the shim remembers, of `puts` among other things. `soon` calls into the loop's thread."""
         self._path = path
         self._soon = soon
-        self._tell = tell
+        self._log = log
         self.due = False  # whether there are records for `puts`; what is to be dropped goes along with the next ones
         self._new: list[str] = []  # records of this round
         # (last number, key, text) of what the disk does not have yet
@@ -187,7 +187,7 @@ class Ledger:
             os.close(fd)
 
     def _say(self, text: str) -> None:
-        self._in_loop(functools.partial(self._tell, text))
+        self._in_loop(functools.partial(self._log, text))
 
     def _trouble(self, reason: Reason) -> None:
         self._in_loop(functools.partial(setattr, self, "failing", reason))

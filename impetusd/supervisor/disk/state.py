@@ -24,11 +24,11 @@ AGAIN = 5.0  # seconds until a write that failed is tried again
 
 
 class StateFile:
-    """The file at `path`, and `path`.old. `tell` takes a sentence for the daemon's log, in the loop's thread."""
+    """The file at `path`, and `path`.old. `log` takes a sentence for the daemon's log, in the loop's thread."""
 
-    def __init__(self, path: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, path: str, log: Callable[[str], None]) -> None:
         self._path = path
-        self._tell = tell
+        self._log = log
         self._next: Mapping[str, Any] | None = None
         self._urgent = False
         self._writing = False
@@ -52,12 +52,12 @@ class StateFile:
                 troubles.append(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})")
                 continue
             if troubles:
-                self._tell(f"{troubles[0]}; using the previous version in {path}")
+                self._log(f"{troubles[0]}; using the previous version in {path}")
                 self._set_aside()  # else the next write would put it in the good one's place
             return found
         if troubles:
             self._set_aside()
-            self._tell(f"{' and '.join(troubles)}: the state saved across reboots is lost")
+            self._log(f"{' and '.join(troubles)}: the state saved across reboots is lost")
         return {}
 
     def faulty(self, faults: Sequence[str]) -> None:
@@ -65,7 +65,7 @@ class StateFile:
         rewritten."""
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         told = "; ".join(faults[:SHOWN])
-        self._tell(
+        self._log(
             f"{self._path} is damaged ({told}{more}): ignored the damaged part and kept the file as {self._path}.bad"
         )
         with contextlib.suppress(OSError):
@@ -142,9 +142,9 @@ class StateFile:
     def _written(self, content: Mapping[str, Any], error: str) -> None:
         self._free_at = time.monotonic() + (AGAIN if error else APART)
         if error and not self._failed:
-            self._tell(f"{self._path} cannot be written: {error}; retrying every {AGAIN:g} s")
+            self._log(f"{self._path} cannot be written: {error}; retrying every {AGAIN:g} s")
         if self._failed and not error:
-            self._tell(f"{self._path} can be written again")
+            self._log(f"{self._path} can be written again")
         self._failed = bool(error)
         if error and self._closing is None and self._next is None:
             self._next = content

@@ -36,11 +36,11 @@ class FileWatch:
     """Reports which units' files have changed, once changes have settled."""
 
     def __init__(
-        self, changed_files: Callable[[Unit, Reason], None], tell: Callable[[str], None], ours: Iterable[str]
+        self, changed_files: Callable[[Unit, Reason], None], log: Callable[[str], None], ours: Iterable[str]
     ) -> None:
-        """`changed_files` gets the reason, as `changed: app/views.py`; `tell` is the daemon's log; nothing in directories `ours` counts."""
+        """`changed_files` gets the reason, as `changed: app/views.py`; `log` is the daemon's log; nothing in directories `ours` counts."""
         self._changed_files = changed_files
-        self._tell = tell
+        self._log = log
         self._ours = tuple(ours)
         self._loop = asyncio.get_running_loop()
         self._watchers: dict[str, Watcher] = {}
@@ -63,7 +63,7 @@ class FileWatch:
                 try:
                     self._watchers[name] = Watcher(unit, self._ours, self._from_thread)
                 except Exception as error:  # there can be no thread now
-                    self._tell(
+                    self._log(
                         f"{name}: cannot watch its files: {str(error) or type(error).__name__}; retrying every"
                         f" {RETRY:g} s"
                     )
@@ -93,7 +93,7 @@ class FileWatch:
         if watcher.stop.is_set():
             return
         if text:
-            self._tell(f"{watcher.unit.name}: {text}")
+            self._log(f"{watcher.unit.name}: {text}")
         if paths is None:
             self._resting[watcher.unit.name].cancel()
         elif paths:

@@ -72,14 +72,14 @@ class Memory:
         shim: int,
         recycle: Callable[[Iterable[Entry], Reason], None],
         fail: Callable[[Entry, Reason], None],
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         keep: Callable[[str], None],
     ) -> None:
         """`shim`: the pid that strays have for a parent. `fail` kills at once. `keep` stores what `load` is given again."""
         self._shim = shim
         self._recycle = recycle
         self._fail = fail
-        self._tell = tell
+        self._log = log
         self._keep = keep
         self._loop = asyncio.get_running_loop()
         self._trees: dict[str, Tree] = {}
@@ -178,7 +178,7 @@ class Memory:
             self._arm()
             if not isinstance(error, OSError):
                 raise error
-            self._tell(f"memory could not be measured: {error!r}; retrying in {FAR:g} s")
+            self._log(f"memory could not be measured: {error!r}; retrying in {FAR:g} s")
         self._arm()
 
     async def _look(self) -> None:

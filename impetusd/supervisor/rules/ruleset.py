@@ -58,7 +58,7 @@ class Ruleset:
         self._starter = starter
         self._writer = writer
         self._reporting = reporting
-        tell, slots = writer.line, engine.slots
+        log, slots = writer.line, engine.slots
         jobs = Jobs(engine, ending)
         prober = Prober(connect=self._connect, run_job=jobs.run)
         self.timers = self._timers(configuration, jobs, put) if configuration.timers else None
@@ -74,7 +74,7 @@ class Ruleset:
         engine.reloads.vetting = self.vetting = Vetting(
             configuration.health.values(),
             ask=prober.ask,
-            count=lambda process: starter.channels.tell(process, {"do": "count"}),
+            count=lambda process: starter.channels.send(process, {"do": "count"}),
             slots=slots.of_unit,
             fail=engine.fail,
             wake=engine.rounds.wake,
@@ -84,7 +84,7 @@ class Ruleset:
             shim,
             engine.recycle,
             lambda entry, reason: engine.fail(entry, reason, hard=True),
-            tell,
+            log,
             lambda text: put("memory", text),
         )
         self.ageing = Ageing(engine.recycle)
@@ -103,7 +103,7 @@ class Ruleset:
             start=jobs.start,
             stop=jobs.stop,
             keep=lambda name, text: put(f"timer:{name}", text),
-            tell=self._writer.line,
+            log=self._writer.line,
             record=lambda name, outcome, attempt: self._reporting.timer_ran(
                 configuration.timers[name].retries, name, outcome, attempt
             ),

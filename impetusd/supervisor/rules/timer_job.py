@@ -36,7 +36,7 @@ def read_clocks() -> Now:
 
 @dataclass(slots=True, kw_only=True)
 class Effects:
-    """What jobs act with: `start` and `stop` a slot, `keep` the record of the timer so named, `tell` the daemon's log.
+    """What jobs act with: `start` and `stop` a slot, `keep` the record of the timer so named, `log` the daemon's log.
 
     `record` is called with each result and the number of the attempt, for the ledger.
     """
@@ -44,7 +44,7 @@ class Effects:
     start: Callable[[Unit], None]
     stop: Callable[[Unit], None]
     keep: Callable[[str, str], None]
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     record: Callable[[str, Outcome, int], None]
     boot_id: str
     clock: Callable[[], Now] = read_clocks
@@ -137,12 +137,12 @@ class Job:
             self._skip(timer.SCHEDULE, timer.MISSED)
             return
         if why == CATCH_UP:
-            self._effects.tell(f"{self.name}: a run was missed; it is made up for now")
+            self._effects.log(f"{self.name}: a run was missed; it is made up for now")
         self._request(why)
 
     def _time_out(self) -> None:
         limit = units.span(self.timer.timeout)
-        self._effects.tell(f"{self.name}: not done within {limit}: stopping it")
+        self._effects.log(f"{self.name}: not done within {limit}: stopping it")
         self._stop(because("timed_out", limit_s=self.timer.timeout))
 
     # A run.
@@ -253,7 +253,7 @@ class Job:
             return
         self.at = replace(self.at, retry_at=now.run + wait, attempt=attempt)
         again = f"tried again {units.ahead(wait)} ({attempt} of {self.timer.retries})"
-        self._effects.tell(f"{self.name}: {result}; {again}")
+        self._effects.log(f"{self.name}: {result}; {again}")
 
     def _skip(self, why: str, result: Reason) -> None:
         self.at = timer.skip(self.at, why, result, self._effects.clock())

@@ -54,9 +54,7 @@ class Timers:
             try:
                 job.load(text, anew=anew)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                self._effects.tell(
-                    f"timer {name}: what was remembered of it cannot be read ({error!r}); it begins anew"
-                )
+                self._effects.log(f"timer {name}: what was remembered of it cannot be read ({error!r}); it begins anew")
                 job.begin_anew()
 
     def begin(self, slots: Mapping[str, Slot]) -> None:

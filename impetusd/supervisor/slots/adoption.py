@@ -138,4 +138,4 @@ class Adoption:
         elif entry.slot.state is State.STARTING and entry.works and entry.rec.process is not None:
             if entry.serves:
                 self._starter.channels.put_to_work(entry.rec.process, entry.name)
-            self._starter.channels.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with its reader
+            self._starter.channels.send(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with its reader

@@ -144,7 +144,7 @@ class Places:
         """The process is about to be signalled to end: without a successor, refuse new connections."""
         if self._is_last(entry):
             self._starter.listeners.drop_new_connections(entry.unit)
-            self._starter.channels.tell(process, {"do": "quit"})
+            self._starter.channels.send(process, {"do": "quit"})
 
     def _is_last(self, entry: Entry) -> bool:
         """Whether this process has no successor: then its idle connections need not be waited for."""

@@ -32,16 +32,16 @@ class Channels:
 
     def put_to_work(self, process: int, name: str) -> None:
         """Order a worker to accept requests as slot `name`; a repeated order has no effect."""
-        self._tell_with_page(process, name, {"do": "serve", "name": name})
+        self._send_with_page(process, name, {"do": "serve", "name": name})
 
     def go_on_measuring(self, process: int, name: str) -> None:
         """Let a worker that has served as slot `name` since before our time measure where we can see it."""
-        self._tell_with_page(process, name, {"do": "tell"})
+        self._send_with_page(process, name, {"do": "tell"})
 
-    def _tell_with_page(self, process: int, name: str, message: Mapping[str, Any]) -> None:
+    def _send_with_page(self, process: int, name: str, message: Mapping[str, Any]) -> None:
         page = self._page(process, name.partition(":")[0])
         try:
-            self.tell(process, {**message, "page": True} if page >= 0 else message, [page] if page >= 0 else ())
+            self.send(process, {**message, "page": True} if page >= 0 else message, [page] if page >= 0 else ())
         finally:
             if page >= 0:
                 os.close(page)
@@ -55,7 +55,7 @@ class Channels:
         except OSError:
             return -1
 
-    def tell(self, process: int, message: Mapping[str, Any], fds: Sequence[int] = ()) -> bool:
+    def send(self, process: int, message: Mapping[str, Any], fds: Sequence[int] = ()) -> bool:
         """Send a command to a worker; one that does not listen any more is about to be noticed, and False."""
         fd = self._outbox.fds.get(f"chan:{process}")
         if fd is None:
@@ -74,7 +74,7 @@ class Channels:
         heard = False
         try:
             with theirs:
-                heard = self.tell(process, {"do": "probe"}, [theirs.fileno()])
+                heard = self.send(process, {"do": "probe"}, [theirs.fileno()])
         finally:
             if not heard:
                 ours.close()

@@ -274,7 +274,7 @@ def of_node(unit: Unit, env: Mapping[str, str], inodes: list[int], notify: tuple
     """The variables of a program that our preload is loaded into; see `core.config.node`."""
     signal = schema.show_signal(unit.kill_signal)
     variables = {
-        "IMPETUSD_NODE": node.told(unit, inodes, notify, signal, sys.executable),
+        "IMPETUSD_NODE": node.environment(unit, inodes, notify, signal, sys.executable),
         "NODE_OPTIONS": node.options(env.get("NODE_OPTIONS", "")),
     }
     port = next((address.port for address in unit.listen if address.port), 0)

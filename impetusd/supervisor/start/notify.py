@@ -36,20 +36,20 @@ EARLY, MOST_EARLY = "notify:early", 64  # the shim keeps under this key what cam
 SHARE = 0.02  # of a core, for the messages of one socket
 BURST = 0.1  # seconds of it that a socket may use at once: 1,000 messages and more
 AROUND = 60e-6  # seconds that a message takes besides being dealt with: to be woken, to be taken
-TELL_AGAIN = 60.0  # seconds before a continuing flood is reported again
+REPORT_AGAIN = 60.0  # seconds before a continuing flood is reported again
 
 
 class _Source:
     """A socket that is listened to."""
 
-    __slots__ = ("budget", "name", "sock", "taken", "tell_at")
+    __slots__ = ("budget", "name", "report_at", "sock", "taken")
 
     def __init__(self, name: str, sock: socket.socket, now: float) -> None:
         self.name = name
         self.sock = sock
         self.budget = Budget(SHARE, BURST, now)
         self.taken = False  # the message that was looked at is out of the socket
-        self.tell_at = now
+        self.report_at = now
 
 
 class Notify:
@@ -159,8 +159,8 @@ class Notify:
             return
         self._loop.remove_reader(source.sock)
         self._loop.call_later(pause, self._faults.attempt, source.name, "reading on", self._go_on, source)
-        if source.tell_at <= self._loop.time():
-            source.tell_at = self._loop.time() + TELL_AGAIN
+        if source.report_at <= self._loop.time():
+            source.report_at = self._loop.time() + REPORT_AGAIN
             self._complain(
                 f"{source.name}: sends notify messages faster than they are read; they are queued in its socket"
             )

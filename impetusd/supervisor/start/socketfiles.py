@@ -30,11 +30,11 @@ SECONDS_APART = 1.0  # of two repairs of one file: somebody may remove it again 
 class SocketFiles:
     """Called in the event loop's thread."""
 
-    def __init__(self, run_dir: str, tell: Callable[[str], None], lost: Callable[[str, str], None]) -> None:
-        """`tell` is for the daemon's log. `lost(unit, path)`: the socket can no longer be reached; another one must be
+    def __init__(self, run_dir: str, log: Callable[[str], None], lost: Callable[[str, str], None]) -> None:
+        """`log` is for the daemon's log. `lost(unit, path)`: the socket can no longer be reached; another one must be
         bound."""
         self._folder = f"{run_dir}/{FOLDER}"
-        self._tell = tell
+        self._log = log
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._units: dict[str, str] = {}  # path → unit
@@ -146,7 +146,7 @@ class SocketFiles:
         with contextlib.suppress(OSError):  # there is no second name, or the file has gone just now
             if not os.path.samestat(os.lstat(path), os.lstat(self.second_name(path))):
                 what = f"another file has replaced its socket {path}"
-                self._tell(f"{self._units[path]}: {what}; remove it to restore the socket")
+                self._log(f"{self._units[path]}: {what}; remove it to restore the socket")
 
     def _soon(self, path: str) -> None:
         if path not in self._timers:
@@ -167,8 +167,8 @@ class SocketFiles:
             with folder_of(path, make=0o755) as (folder, name):
                 os.link(self.second_name(path), name, dst_dir_fd=folder, follow_symlinks=False)
         except OSError:
-            self._tell(f"{unit}: its socket {path} was deleted; created a new one and starting new processes for it")
+            self._log(f"{unit}: its socket {path} was deleted; created a new one and starting new processes for it")
             self._remove(path)
             self._lost(unit, path)
         else:
-            self._tell(f"{unit}: its socket {path} was deleted: restored with its queue")
+            self._log(f"{unit}: its socket {path} was deleted: restored with its queue")
