@@ -271,7 +271,7 @@ def _over_tls(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadl
     import ssl
 
     context = _tls(what)
-    deadline.stage = "no TLS handshake"
+    deadline.stage = "TLS handshake not completed"
     sock.settimeout(deadline.left())
     try:
         with context.wrap_socket(sock, server_hostname=url.hostname) as secure:

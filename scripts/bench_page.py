@@ -30,7 +30,7 @@ DRAWN = f"""window.benchDrawn = new Promise((done) => {{
 }});"""
 # When the page says that something is wrong, by the clock of this host.
 SEEN = """window.benchSeen = new Promise((done) => {
-    const look = () => (document.querySelector("h1").innerText.includes("not as wanted") ? requestAnimationFrame(() => done(Date.now())) : requestAnimationFrame(look));
+    const look = () => (document.querySelector("h1").innerText.includes("not OK") ? requestAnimationFrame(() => done(Date.now())) : requestAnimationFrame(look));
     look();
 }); 0"""
 

@@ -50,9 +50,9 @@ def command(words: tuple[str, ...], **options: typing.Any) -> int:
     """Write a section for COMMAND, or a pool for the app NAME in MODULE (aiohttp, ASGI or WSGI), and apply it.
 
     The unit runs in the current folder. If there is no INI file, ./impetusd.ini is created; an existing file is only
-    added to. Options come before COMMAND; put -- before COMMAND if it has options of its own. All arguments are taken
-    literally: a $ is a dollar. The result is checked first; nothing changes if it has a mistake, or if the file has
-    other changes that are not applied yet. If the daemon is not running, it is started with this unit only.
+    appended to. Options come before COMMAND; put -- before COMMAND if it has options of its own. All arguments are
+    taken literally: a $ is a dollar. The result is checked first; nothing changes if it has a mistake, or if the file
+    has other changes that are not applied yet. If the daemon is not running, it is started with this unit only.
 
     A variable that looks secret is rejected if other users can read the file; use --env-file for it.
 

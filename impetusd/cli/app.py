@@ -142,7 +142,7 @@ class LazyGroup(click.Group):
 
             args = [*WORDS[name].split(), *args[1:]]
             if args[0] in CHANGING:
-                notify(f"{name} is {WORDS[name]} here")
+                notify(f"{name} runs impetusd {WORDS[name]}")
         elif name not in COMMANDS and not name.startswith("-"):
             ctx.fail(f"No such command {name!r}; {_hint(name)}")
         return super().resolve_command(ctx, args)

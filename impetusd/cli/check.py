@@ -30,7 +30,7 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
     """Check FILE (default: the file that commands would use) and report each problem with its line. Changes nothing.
 
     The env_files that it names are read too; as root, check also rejects a file that other users can write. Anything
-    missing on this host is only a warning, so that a file can be checked on another host than its own. With --host, the
+    missing on this host is only a warning, so that a file can be checked on a different host. With --host, the
     app of each pool is also imported, as its user and with its interpreter, to see whether its dependencies are
     installed.
 

@@ -23,7 +23,7 @@ INDENT = 21  # columns: what a line goes on below of
 _COLOUR = {"FATAL": "red", "BACKOFF": "yellow", "unhealthy": "red", "failing": "yellow", "healthy again": "green"}
 
 
-@click.command(short_help="Show what happened: starts, ends, rules, commands.")
+@click.command(short_help="Show what happened: starts, exits, rules, commands.")
 @names_argument()
 @click.option("-f", "--follow", is_flag=True, help="Keep showing new records until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(1), help="Number of records. Default: 20, or all with --since.")

@@ -36,7 +36,7 @@ class _Dashed(click.Command):
 )
 @click.argument("unit")
 @click.argument("words", metavar="-- COMMAND [ARG]...", nargs=-1)
-@click.option("--own", is_flag=True, help="Run UNIT's own command, as the INI file has it.")
+@click.option("--own", is_flag=True, help="Run UNIT's own command from the INI file.")
 @conf_option
 def command(unit: str, words: tuple[str, ...], *, own: bool) -> int:
     """Run COMMAND on this terminal the way a process of UNIT would be started now: with its environment ([env:UNIT],
@@ -88,7 +88,7 @@ def _own(config: typing.Callable[[int], Config], unit: str, words: tuple[str, ..
     from impetusd.client import execute
 
     if words or click.get_current_context().meta[_WORDS] is not None:
-        raise Failure("--own runs the unit's own command: omit it, or what stands behind the unit", 2)
+        raise Failure("--own runs the unit's own command; omit either --own or the command after the unit", 2)
     found = execute.named(lambda index: _units(config(index)), unit)
     if found is None:
         names.require([unit], names.names_in(config(0)))
@@ -117,7 +117,7 @@ def _resolved(
             group = config(0).groups.get(unit)
             names.require([unit], [*names.names_in(config(0)), *config(0).groups])
             meant = ", ".join(group.members) if group else "a pattern"
-            raise control.ControlError(f"{unit} is {meant}; exec takes one unit", protocol.EXIT_USAGE) from None
+            raise control.ControlError(f"{unit} is {meant}; exec needs exactly one unit", protocol.EXIT_USAGE) from None
         print(f"impetusd is not running; exec uses {at.conf}", file=sys.stderr)
         return spec, []
     if hooks.uid != os.geteuid():  # the daemon's user decides what we execute

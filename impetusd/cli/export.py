@@ -19,15 +19,15 @@ if typing.TYPE_CHECKING:
     from impetusd.interop.exporting.model import Options, Target
 
 
-@click.command(short_help="Make a compose file, Kubernetes objects or an image of the INI file.")
+@click.command(short_help="Convert the INI file to a compose file, Kubernetes objects or a Containerfile.")
 @click.argument("target", type=click.Choice(["compose", "kubernetes", "image"]))
-@click.option("--output", "-o", metavar="PATH", help="Write there, not to standard output: a folder for compose (with an INI for each service) and image.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Overwrite what is there.")
-@click.option("--name", metavar="NAME", help="What all of it is called. Default: the folder that base_dir is.")
-@click.option("--image", metavar="IMAGE", help="The image that all containers run. Default: NAME:latest.")
-@click.option("--per-container", metavar="N", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many instances of a unit share a container.")  # fmt: skip
-@click.option("--before", is_flag=True, help="kubernetes: run what is oneshot, and wait for ports of depends_on, in initContainers.")  # fmt: skip
-@click.option("--dnsrr", is_flag=True, help="compose: names lead to the containers themselves, and nodes publish ports (mode: host): where Swarm has no IPVS.")  # fmt: skip
+@click.option("--output", "-o", metavar="PATH", help="Write to this path instead of standard output. For compose and image, a folder.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@click.option("--name", metavar="NAME", help="The name of the application. Default: the name of the folder base_dir.")
+@click.option("--image", metavar="IMAGE", help="The image of all containers. Default: NAME:latest.")
+@click.option("--per-container", metavar="N", type=click.IntRange(1, 1000), default=1, show_default=True, help="The number of instances of a unit in one container.")  # fmt: skip
+@click.option("--before", is_flag=True, help="kubernetes: add initContainers that run oneshots and wait for the ports of depends_on.")  # fmt: skip
+@click.option("--dnsrr", is_flag=True, help="compose: for Swarm without IPVS: names resolve to the containers themselves, and ports are published on each node (mode: host).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
 @env_option
 @conf_option
@@ -44,16 +44,16 @@ def command(  # noqa: PLR0917  # click's options
     dnsrr: bool,
     as_json: bool,
 ) -> int:
-    """Write what runs the units of the INI file on several hosts: a compose file for docker compose and Docker Swarm, or
-    objects of Kubernetes.
+    """Convert the INI file for container engines: to a compose file for docker compose and Docker Swarm, or to
+    Kubernetes objects.
 
-    Each unit becomes a container that runs `impetusd run` with an INI of that unit alone, so that most keys mean there what
-    they mean here. The report on standard error says of each key what became of it. Values that look secret, and those of
-    the environment, are not written: they are referred to by name. Nothing that runs is touched.
+    Each unit becomes a container that runs `impetusd run` with an INI file of only that unit, so that most keys keep
+    their meaning. The report on standard error shows how each key was converted. Values that look secret, and values
+    from the environment, are not written; the output refers to them by name. Running programs are not touched.
 
-    image writes a Containerfile for the app, and with -o a .dockerignore beside it that keeps secrets out.
+    image writes a Containerfile for the app and, with -o, a .dockerignore next to it that keeps secrets out.
 
-    Exits with 0 if all is kept, with 1 if the report says that something is lost, with 2 if nothing is written.
+    Exits with 0 if everything was converted, 1 if the report lists losses, 2 if nothing was written.
 
     Example: impetusd export kubernetes -o shop.yaml
     """
@@ -71,7 +71,7 @@ def command(  # noqa: PLR0917  # click's options
     try:
         made = reading.exported(source, config, options)
     except ValueError as error:
-        raise Failure(f"nothing is written: {error}", 2) from None
+        raise Failure(f"nothing was written: {error}", 2) from None
     if options.target is Target.COMPOSE:
         files = compose.files(made) if output else {"": compose.text(made, inline=True)}
         faults = checks.compose(compose.document(made, inline=not output))
@@ -84,10 +84,10 @@ def command(  # noqa: PLR0917  # click's options
     else:
         print("\n".join(report.lines(made)), file=sys.stderr)
     if faults:
-        raise Failure("nothing is written, for it would not be right:\n" + "\n".join(faults), 2)
+        raise Failure("nothing was written, because it would be wrong:\n" + "\n".join(faults), 2)
     if output:
         _write(output, files, force=force)
-        print(f"impetusd: {output} is written", file=sys.stderr)
+        print(f"impetusd: wrote {output}", file=sys.stderr)
     else:
         print(files[""], end="")
     return 0 if rows.is_faithful(made.rows) else 1
@@ -126,15 +126,15 @@ def _image(source: Source, config: Config, output: str | None, name: str | None,
     )
     text = image.containerfile(config, facts)
     if not facts.files:
-        print(f"to do: nothing says what the app needs: write a requirements.txt in {base}", file=sys.stderr)
+        print(f"to do: list the app's dependencies in {base}/requirements.txt", file=sys.stderr)
     if not output:
         print(text, end="")
         return 0
     if os.path.realpath(output) != os.path.realpath(base):
-        print(f"to do: put both files into {base}, where the build begins", file=sys.stderr)
+        print(f"to do: move both files to {base}, where the image is built", file=sys.stderr)
     files = {image.FILE: text, image.IGNORED: image.ignored(config, [path for path, _ in source.texts])}
     _write(output, files, force=force)
-    print(f"impetusd: {output} is written", file=sys.stderr)
+    print(f"impetusd: wrote {output}", file=sys.stderr)
     return 0
 
 
@@ -155,14 +155,15 @@ def _options(
     wanted = host_name(name or os.path.basename(config.paths.base_dir) or "app")
     if name is not None and name != wanted:
         raise Failure(
-            f"--name {name}: a name has small letters, digits and -, and begins with a letter; write {wanted}", 2
+            f"--name {name}: a name consists of lowercase letters, digits and -, and starts with a letter; write {wanted}",
+            2,
         )
     if image is not None and not checks.is_image(image):
-        raise Failure(f"--image {image}: this is no name of an image; write one like registry.example/shop:1.4", 2)
+        raise Failure(f"--image {image}: not an image name; write one like registry.example/shop:1.4", 2)
     if dnsrr and target is not Target.COMPOSE:
-        raise Failure("--dnsrr is for compose", 2)
+        raise Failure("--dnsrr works only with compose", 2)
     if before and target is not Target.KUBERNETES:
-        raise Failure("--before is for kubernetes", 2)
+        raise Failure("--before works only with kubernetes", 2)
     return Options(
         target=target,
         name=wanted,
@@ -182,7 +183,7 @@ def _write(output: str, files: Mapping[str, str], *, force: bool) -> None:
     targets = {os.path.join(output, name) if folder else output: text for name, text in files.items()}
     there = [path for path in targets if os.path.lexists(path)]
     if there and not force:
-        raise Failure(f"{', '.join(there)}: there already; name another place, or give --force to overwrite", 2)
+        raise Failure(f"{', '.join(there)}: already exists; choose another path, or use --force to overwrite", 2)
     try:
         if folder:
             os.makedirs(output, exist_ok=True)

@@ -184,7 +184,7 @@ def wrong(checks: Sequence[Row], down: Sequence[Row], screen: Screen) -> list[st
 def _sentence(row: Row) -> str:
     reason = plain(row["reason"])
     if row["state"] == "starting":
-        return f"{plain(row['target'])} is not known to be healthy: {reason}"
+        return f"the health of {plain(row['target'])} is unknown: {reason}"
     times = f", {row['failures']} times in a row" if row["failures"] > 1 else ""
     return f"{plain(row['target'])} is unhealthy{times}: {reason}"
 

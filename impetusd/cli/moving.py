@@ -119,7 +119,7 @@ class Ours:
 def _why(rows: Iterable[Mapping[str, Any]]) -> str:
     down = [row for row in rows if row["state"] != "RUNNING"]
     said = [f"{row['name']} is {row['state']}" + (f" ({row['reason']})" if row["reason"] else "") for row in down]
-    return "; ".join(said) or "it was stopped meanwhile"
+    return "; ".join(said) or "it was stopped in the meantime"
 
 
 class Mover:
@@ -194,7 +194,7 @@ class Mover:
             raise NotMoved("it was restarted right after the old one had stopped; see impetusd why")
         for share in shares:
             share.close(undone=False)
-        kept = f"; {left} kept connection{'s were' if left > 1 else ' was'} still open when the old process was stopped"
+        kept = f"; {left} keep-alive connection{'s were' if left > 1 else ' was'} still open when the old process was stopped"
         return kept if left else ""
 
     def _answered(self, step: Step) -> int:
@@ -224,7 +224,7 @@ class Mover:
         until(
             lambda: not any(map(proc.lives, who)) and not sockets.listened_on(ports),
             GONE,
-            lambda: f"{self._manager.title} reports it as stopped, but it is not: {_left(who, ports)}",
+            lambda: f"{self._manager.title} reports it as stopped, but it is still running: {_left(who, ports)}",
         )
 
     def _require_ports(self, step: Step) -> None:
@@ -245,8 +245,8 @@ class Mover:
             listens,
             unit.listen_timeout,
             lambda: (
-                f"it does not listen on port {', '.join(map(str, sorted(missing)))} within {unit.listen_timeout:g} s,"
-                f" as it did under {self._manager.title}"
+                f"it did not listen on port {', '.join(map(str, sorted(missing)))} within {unit.listen_timeout:g} s,"
+                f" although it did under {self._manager.title}"
             ),
         )
 
@@ -266,7 +266,8 @@ class Mover:
         by_hand = self._manager.by_hand(step.ids)
         if not self._down:
             raise NotMoved(
-                f"it may still run here and was not started under {self._manager.title}; if it does not, run: {by_hand}"
+                f"it may still be running here, so it was not started under {self._manager.title}; if it is not"
+                f" running, run: {by_hand}"
             )
         by_id: dict[str, Was] = {}
 
@@ -282,12 +283,20 @@ class Mover:
             holders = [*there, self._manager.pid] if any(each.shared for each in step.theirs) else there
             return set(step.ports) <= sockets.ports(sockets.tree(holders))
 
-        until(settled, BACK, lambda: f"{step.unit} does not stay up under {self._manager.title}; then run: {by_hand}")
+        until(
+            settled,
+            BACK,
+            lambda: f"{step.unit} does not stay up under {self._manager.title}; fix it, then run: {by_hand}",
+        )
         if down := [each for each in step.ids if by_id.get(each) is not Was.RUNNING]:
             self._manager.start(down)
         until(runs, BACK, lambda: f"{step.unit} was not started again under {self._manager.title}; run: {by_hand}")
         if step.how is not How.RESUME:  # where it listened is not known of that
-            until(listens, BACK, lambda: f"{step.unit} runs again under {self._manager.title}, but does not listen yet")
+            until(
+                listens,
+                BACK,
+                lambda: f"{step.unit} is running under {self._manager.title} again, but is not listening yet",
+            )
 
 
 def _to_theirs(where: sockets.Socket) -> None:

@@ -66,7 +66,7 @@ def report(here: Place, answer: Mapping[str, Any]) -> int:
     screen = screen_of(sys.stdout, os.environ)
     print("\n".join(table.report(answer["units"], screen, here.command, tails=table.ALL)))
     if not answer["ok"] and protocol.all_as_wanted(answer["units"]):
-        raise control.ControlError("not everything came up, because another command stopped it meanwhile")
+        raise control.ControlError("not everything came up, because another command stopped some of it")
     return 0 if answer["ok"] else 1
 
 

@@ -107,7 +107,9 @@ def _report(reaped: Reaped) -> int:
     from impetusd.client import reaper
 
     pids = reaped.ended
-    print(f"stopped {reaper.counted(len(pids))}: {' '.join(map(str, pids))}" if pids else "nothing was left")
+    print(
+        f"stopped {reaper.counted(len(pids))}: {' '.join(map(str, pids))}" if pids else "no programs were left running"
+    )
     return report_stuck(reaped)
 
 

@@ -59,7 +59,7 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
     from impetusd.client import control
 
     if cancel and (canaries or watch is not None):
-        raise click.UsageError("--cancel takes neither --canary nor --watch")
+        raise click.UsageError("--cancel cannot be combined with --canary or --watch")
     at = here()
     asked = {"names": list(names), "canaries": canaries or 0, "watch": watch, "cancel": cancel}
     try:

@@ -39,7 +39,7 @@ def command(text: str, names: tuple[str, ...]) -> int:
             lines = (
                 ended.stderr if ended.returncode == elsewhere.UNREACHABLE else ended.stdout + ended.stderr
             ).splitlines()
-            lines = lines or [f"impetusd status ended with exit code {ended.returncode} and without a word"]
+            lines = lines or [f"impetusd status exited with code {ended.returncode} and no output"]
             sys.stderr.writelines(f"{host}: {line}\n" for line in lines)
     if refused:
         raise Failure("nothing was reloaded, because every host must respond and have these units up first")

@@ -24,7 +24,7 @@ if typing.TYPE_CHECKING:
 def command(words: tuple[str, ...], why: str, end: str | None, as_json: bool) -> int:
     """Suppress alerts about NAME (a unit, timer, group or alert; without NAME, all alerts) for TIME.
 
-    Problems that remain when the time is over are reported then. Without TIME, list the active silences.
+    Problems that still exist after TIME are reported then. Without TIME, list the active silences.
 
     Example: impetusd silence web 1h --why 'moving the database'
     """

@@ -96,7 +96,7 @@ def _on_screen(here: Place, wanted: Sequence[str]) -> int:
             if change is None:
                 page.draw(mirror, state)
             else:
-                state = "the connection is lost; waiting for impetusd" if change.kind == "lost" else ""
+                state = "lost the connection; waiting for impetusd" if change.kind == "lost" else ""
     finally:
         sys.stdout.write(END)
         sys.stdout.flush()

@@ -127,7 +127,8 @@ class TakeOver:
             raise Failure(f"nothing was moved: {fault}") from None
         if now != before:
             raise Failure(
-                f"nothing was moved: the programs of {self._manager.title} have changed meanwhile; run the command again"
+                f"nothing was moved: the programs of {self._manager.title} changed in the meantime; run the command"
+                " again"
             )
 
     def _config(self, text: str | None) -> tuple[Config, Source]:
@@ -232,8 +233,7 @@ class TakeOver:
             ran = [each for each in there if each.name in names and each.was not in {Was.STOPPED, Was.ENDED}]
             if ran:
                 raise Failure(
-                    f"somebody has started {', '.join(each.name for each in ran)} in {title} again; to continue:"
-                    f" {self._again}"
+                    f"{', '.join(each.name for each in ran)} was started in {title} again; to continue: {self._again}"
                 )
             self._manager.forget([each for each in there if each.name in names])
             left = self._manager.processes()

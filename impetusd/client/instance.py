@@ -284,7 +284,8 @@ def behind_link(paths: Paths) -> str:
         f"\n    {name} = {dirname(link).rstrip('/')}{getattr(paths, name)[len(link) :]}" for name in behind
     )
     return (
-        f"{said}: behind the symbolic link {link} -> {os.readlink(link)}. When the link is switched, commands can no"
+        f"{said}: the path leads through the symbolic link {link} -> {os.readlink(link)}. When the link is switched,"
+        " commands can no"
         " longer reach the running impetusd, and another start would run everything twice. Use folders outside of"
         f" the link: write in [impetusd] of {paths.conf}:{instead}"
     )

@@ -50,7 +50,7 @@ def make_directories(paths: Paths) -> None:
     """Make run, state and log directory where they are missing; ControlError says which could not be made, and why."""
     for field, mode in _MODES.items():
         path = getattr(paths, field)
-        said = f"set its place with {field} in [impetusd]"
+        said = f"set another path with {field} in [impetusd]"
         try:
             folder = open_folder(path, make=mode)
         except OSError as error:
@@ -348,7 +348,7 @@ def _said(log_file: str, since: int) -> str:
     except OSError:
         lines = []
     if not lines:
-        return f"; {log_file} has nothing about it"
+        return f"; {log_file} does not say why"
     return "; from " + log_file + ":" + "".join(f"\n    {line}" for line in lines)
 
 

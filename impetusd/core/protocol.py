@@ -495,9 +495,7 @@ def check_params(method: str, params: Any) -> dict[str, Any]:
     """The parameters of `method`, checked and completed; ProtocolError with METHOD_NOT_FOUND or INVALID_PARAMS else."""
     known = METHODS.get(method)
     if known is None:
-        raise ProtocolError(
-            METHOD_NOT_FOUND, f"there is no method {method[:MAX_NAME]!r}; there are {', '.join(METHODS)}"
-        )
+        raise ProtocolError(METHOD_NOT_FOUND, f"unknown method {method[:MAX_NAME]!r}; methods: {', '.join(METHODS)}")
     if not isinstance(params, dict):
         raise ProtocolError(INVALID_PARAMS, f"{method}: params must be an object")
     given: dict[str, Any] = {}
@@ -622,14 +620,14 @@ def parse_request(line: bytes) -> Request:
 
 
 def _behalf(value: Any, address: Any) -> Behalf:
-    form = f'{BEHALF} is {{"user": a name of at most {MAX_NAME} characters, "role": one of {", ".join(ROLES)}}}'
+    form = f'{BEHALF} must be {{"user": a name of at most {MAX_NAME} characters, "role": one of {", ".join(ROLES)}}}'
     if not isinstance(value, dict) or value.keys() != {"user", "role"}:
         raise ProtocolError(INVALID_REQUEST, form)
     user, role = value["user"], value["role"]
     if not isinstance(user, str) or not user.isprintable() or not 0 < len(user) <= MAX_NAME or role not in ROLES:
         raise ProtocolError(INVALID_REQUEST, form)
     if not isinstance(address, str) or not address.isprintable() or len(address) > MAX_ADDRESS:
-        raise ProtocolError(INVALID_REQUEST, f"{ADDRESS} is a string of at most {MAX_ADDRESS} characters")
+        raise ProtocolError(INVALID_REQUEST, f"{ADDRESS} must be a string of at most {MAX_ADDRESS} characters")
     return Behalf(user, role, address)
 
 
@@ -736,7 +734,7 @@ def parse_answer(line: bytes) -> Answer:
         text = str(error.get("message") or "refused without a reason")
         refused = ProtocolError(error["code"], text, exit_ if isinstance(exit_, int) else EXIT_FAILED, id_)
         return Answer(id_, error=refused, server=server)
-    raise ProtocolError(INVALID_REQUEST, "the answer is neither a result, nor an error, nor progress", EXIT_FAILED)
+    raise ProtocolError(INVALID_REQUEST, "the response is not a result, an error or progress", EXIT_FAILED)
 
 
 # --- What a row means ---

@@ -487,7 +487,7 @@ KEYS: dict[str, Kind] = {
     "channel_lost": Kind("", "its command channel was lost with the shim"),
     "no_fork": Kind("slot within_s", "it did not fork {slot} within {within_s}"),
     "cut_off": Kind("count limit_s", _cut_off),
-    "tried_again": Kind("before", "tried once more (retry_after): {before}"),
+    "tried_again": Kind("before", "retried (retry_after): {before}"),
     "unhealthy": Kind("cause", "unhealthy: {cause}"),
     # Health checks.
     "bad_answer": Kind("question answer at errno", "{question}: {answer}"),
@@ -506,7 +506,7 @@ KEYS: dict[str, Kind] = {
     "waits_for_line": Kind("pattern", "waits for a log line matching {pattern}"),
     "waits_for_listen": Kind("", "waits for its server to listen"),
     "waits_for_answer": Kind("what answer", lambda f: f"waits for {f['what']}: {f['answer'] or 'not checked yet'}"),
-    "waits_for_holder": Kind("end", "{end}; finding out what uses it"),
+    "waits_for_holder": Kind("end", "{end}; looking for the process that uses it"),
     "waits_for_turn": Kind("due", "waits for its turn to be replaced: {due}"),
     # Why a new process was requested.
     "reload": Kind("", "reload"),
@@ -561,10 +561,10 @@ KEYS: dict[str, Kind] = {
     "hopeless_code": Kind("code", "not retried, because exit {code} means a permanent failure"),
     "left_down": Kind("", "left stopped (autorestart = never)"),
     "not_executable": Kind("", "not retried, because it cannot be executed"),
-    "given_up_again": Kind("every_s", lambda f: f"given up again (retry_after = {span(f['every_s'])})"),
+    "given_up_again": Kind("every_s", lambda f: f"gave up again (retry_after = {span(f['every_s'])})"),
     "given_up": Kind(
         "most window_s",
-        lambda f: f"given up (max_restarts = {f['most']} within restart_window = {span(f['window_s'])})",
+        lambda f: f"gave up (max_restarts = {f['most']} within restart_window = {span(f['window_s'])})",
     ),
     "killed_too": Kind("decision timeout_s", _killed_too),
     # What happens to impetusd itself.

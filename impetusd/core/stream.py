@@ -124,7 +124,7 @@ class Mirror:
 
     def _change(self, params: Mapping[str, Any]) -> Change:
         if params["n"] != self.n + 1:
-            raise OutOfStep(f"number {params['n']} came after {self.n}")
+            raise OutOfStep(f"message number {params['n']} came after {self.n}")
         change = Change(params["n"], params["at"], params["kind"], params["key"], params["value"])
         put(self.rows, change.at, change.kind, change.key, change.value)
         self.n = change.n

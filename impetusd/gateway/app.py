@@ -81,4 +81,4 @@ async def health(_: web.Request) -> web.Response:
     return web.Response(text="ok\n", headers={"Cache-Control": "no-store"})
 
 
-ROUTES = (Route("GET", "/health", OPEN, health, "Whether the gateway serves.", answer="text/plain"),)
+ROUTES = (Route("GET", "/health", OPEN, health, "Whether the gateway is serving.", answer="text/plain"),)

@@ -149,10 +149,10 @@ async def history(request: web.Request) -> web.Response:
     since = query["from"] or until - 86400.0
     series = [word for words in query["series"] for word in words.split(",") if word]
     if unknown := [word for word in series if word not in histories.SERIES]:
-        raise Problem(400, f"unknown series {unknown[0]!r}; there are {', '.join(histories.SERIES)}")
+        raise Problem(400, f"unknown series {unknown[0]!r}; series: {', '.join(histories.SERIES)}")
     if not 0 <= until - since <= (LONGEST if query["unit"] else OF_ALL):
         days = LONGEST / 86400 if query["unit"] else OF_ALL / 86400
-        raise Problem(400, f"to must not be before from, nor more than {days:.0f} days after it")
+        raise Problem(400, f"to must not be earlier than from, or more than {days:.0f} days later")
     if len(series) > 1 and not query["unit"]:
         raise Problem(400, "without a unit, only one series is allowed; name a unit to get several")
     path = f"{request.app[SETTINGS].history}/{histories.NAME}"

@@ -187,7 +187,7 @@ def _check(request: web.Request) -> None:
     rules = request.app[RULES]
     host = _host(request)
     if not is_allowed(host, rules.hosts, _local(request)):
-        raise Problem(421, f"the gateway does not answer to the host {host!r}; see hosts in [gateway]")
+        raise Problem(421, f"the gateway does not accept requests for the host {host!r}; see hosts in [gateway]")
     _check_origin(request, rules)
     route = routes.route_of(request)
     if route is None:
@@ -196,7 +196,7 @@ def _check(request: web.Request) -> None:
     if route.body is not None:
         _check_type(request)
     elif request.body_exists:
-        raise Problem(400, f"{request.method} {route.path} takes no body")
+        raise Problem(400, f"{request.method} {route.path} does not accept a body")
     if route.role != OPEN and not route.opened(request):
         caller = replace(_caller(request, rules), address=str(rules.client(request) or ""))
         if ROLES.index(caller.role) < ROLES.index(route.role):
@@ -225,7 +225,7 @@ def _host(request: web.Request) -> str:
         raise Problem(400, "the Host header is not a valid host")
     scheme, full, rest = request.raw_path.partition("://")
     if full and "/" not in scheme and rest.partition("/")[0].lower() != given[0].lower():
-        raise Problem(400, "the request is for another host than its Host header says")
+        raise Problem(400, "the request's URL and its Host header name different hosts")
     return host
 
 

@@ -77,7 +77,7 @@ class Host:
         except (Away, Unreadable, NoAnswer) as error:
             self._take("away", str(error))
         except Exception:
-            _log.exception("cannot read what %s answers", self.remote.name)
+            _log.exception("cannot read the response of %s", self.remote.name)
             self._take("away", "internal error; see the log of the gateway")
         else:
             self._overview = found
@@ -168,6 +168,10 @@ def install(app: web.Application, remotes: Sequence[Remote]) -> None:
 
 ROUTES = (
     Route(
-        "GET", f"{PREFIX}/hosts", VIEWER, hosts, "Overviews of the other hosts that [host:NAME] names, as far as known."
+        "GET",
+        f"{PREFIX}/hosts",
+        VIEWER,
+        hosts,
+        "Overviews of the other hosts that [host:NAME] sections name, as far as known.",
     ),
 )

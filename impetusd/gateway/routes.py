@@ -148,7 +148,7 @@ def read_query(request: web.Request, route: Route) -> dict[str, Any]:
     given: dict[str, list[Any]] = {}
     for name, text in request.query.items():
         if name not in known:
-            allowed = f"; there are {', '.join(known)}" if known else ""
+            allowed = f"; allowed: {', '.join(known)}" if known else ""
             raise Problem(400, f"unknown parameter {name[:64]!r}{allowed}")
         given.setdefault(name, []).append(_value(known[name], _of_text(known[name].schema, text)))
     for name, values in given.items():
@@ -172,7 +172,7 @@ async def read_body(request: web.Request, route: Route) -> dict[str, Any]:
     known = {param.name: param for param in route.body or ()}
     for name in given:
         if name not in known:
-            allowed = f"; there are {', '.join(known)}" if known else ""
+            allowed = f"; allowed: {', '.join(known)}" if known else ""
             raise Problem(400, f"unknown member {name[:64]!r} of the body{allowed}")
     return _completed(route.body or (), {name: _value(known[name], value) for name, value in given.items()})
 

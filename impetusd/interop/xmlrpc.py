@@ -110,7 +110,7 @@ class Supervisord:
     def _check_origin(self, request: web.Request) -> None:
         """No browser asks here: not from another page, nor by a name that somebody made point here."""
         if hdrs.ORIGIN in request.headers:
-            raise web.HTTPForbidden(text="this is for supervisord's clients, not for pages")
+            raise web.HTTPForbidden(text="this API is for supervisord clients, not for web pages")
         host = request.headers.get(hdrs.HOST, "").lower()
         if _is_unix(request) and not host:  # of a unix socket supervisorctl gives none
             return

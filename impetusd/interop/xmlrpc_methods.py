@@ -364,7 +364,7 @@ class Methods(Asking):
             params = call.get("params", []) if isinstance(call, dict) else None
             if not isinstance(name, str) or not isinstance(params, list) or name == "system.multicall":
                 raise Fault(
-                    Faults.INCORRECT_PARAMETERS, "a call is a struct of methodName and params, and no multicall"
+                    Faults.INCORRECT_PARAMETERS, "a call must be a struct of methodName and params, and not a multicall"
                 )
             return await self.run(name, params)
         except Fault as fault:
@@ -393,7 +393,7 @@ def _stopped(process: Process, row: Mapping[str, Any] | None) -> dict[str, Any]:
     if row is None or row["state"] in protocol.IDLE:
         return process.result()
     return process.result(
-        Faults.FAILED, f"FAILED: {process.spec} is {row['state']}: {row.get('reason') or 'it goes on'}"
+        Faults.FAILED, f"FAILED: {process.spec} is {row['state']}: {row.get('reason') or 'still running'}"
     )
 
 

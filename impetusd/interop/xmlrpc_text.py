@@ -79,15 +79,15 @@ class _Reader:
         parser.EntityDeclHandler = self._refuse
 
     def _refuse(self, *_: object) -> None:
-        raise Malformed("a request may not have a document type or entities")
+        raise Malformed("a request must not contain a document type or entities")
 
     def _start(self, tag: str, _attributes: dict[str, str]) -> None:
         self._count += 1
         outer = self._open[-1][0] if self._open else ""
         if outer not in _HOLDS.get(tag, ()):
-            raise Malformed(f"<{tag[:30]}> may not stand {f'in <{outer}>' if outer else 'there'}")
+            raise Malformed(f"<{tag[:30]}> is not allowed {f'in <{outer}>' if outer else 'there'}")
         if len(self._open) >= MAX_DEPTH or self._count > MAX_ELEMENTS:
-            raise Malformed(f"a request may be nested {MAX_DEPTH} deep and have {MAX_ELEMENTS} elements at most")
+            raise Malformed(f"a request is limited to {MAX_DEPTH} nesting levels and {MAX_ELEMENTS} elements")
         self._open.append((tag, []))
         self._text.clear()
 
@@ -102,17 +102,17 @@ class _Reader:
             self.params = inner
         elif tag == "value":
             if len(inner) > 1:
-                raise Malformed("a value is one value")
+                raise Malformed("a value must contain exactly one element")
             outer.append(inner[0] if inner else text)
         elif tag == "member":
             if len(inner) != 2 or not isinstance(inner[0], str):
-                raise Malformed("a member has a name and a value")
+                raise Malformed("a member must have a name and a value")
             outer.append((inner[0], inner[1]))
         elif tag == "struct":
             outer.append(dict(inner))
         elif tag in {"param", "array"}:
             if len(inner) != 1:
-                raise Malformed(f"<{tag}> holds one thing")
+                raise Malformed(f"<{tag}> must contain exactly one element")
             outer.append(inner[0])
         elif tag == "data":
             outer.append(inner)
@@ -133,10 +133,10 @@ def _scalar(tag: str, text: str) -> Any:
         if tag == "base64":
             return base64.b64decode("".join(text.split()), validate=True).decode("utf-8", "replace")
     except ValueError:
-        raise Malformed(f"{text[:30]!r} is no {tag}") from None
+        raise Malformed(f"{text[:30]!r} is not a valid {tag}") from None
     if tag == "boolean":
         if text not in {"0", "1"}:
-            raise Malformed(f"{text[:30]!r} is no boolean")
+            raise Malformed(f"{text[:30]!r} is not a valid boolean")
         return text == "1"
     return None if tag == "nil" else text
 

@@ -19,7 +19,7 @@ if (told && isMainThread && !('NODE_UNIQUE_ID' in process.env)) {
   try {
     setUp(JSON.parse(told))
   } catch (error) {
-    warn(`${error.message}; it runs without the sockets of listen`)
+    warn(`${error.message}; running without the sockets of listen`)
   }
 }
 
@@ -82,7 +82,7 @@ function setUp(told) {
 
   function sayByPython() {
     const child = childProcess.spawn(told.python, ['-SsE', '-c', CODE], { stdio: ['pipe', 'ignore', 'inherit'] })
-    child.on('error', (error) => warn(`cannot say that it is ready: ${error.message}`))
+    child.on('error', (error) => warn(`cannot report that it is ready: ${error.message}`))
     child.stdin.on('error', () => {})
     child.unref() // it stays for a moment, so that impetusd sees whose child it is
     setTimeout(() => child.stdin.end(), 5000).unref()
@@ -104,7 +104,7 @@ function setUp(told) {
     const socket = chosen(wanted(args))
     if (!socket) return listen.apply(this, args)
     if (socket.server) {
-      const error = new Error(`listen EADDRINUSE: ${shown(socket)} of listen has a server in this process already`)
+      const error = new Error(`listen EADDRINUSE: another server in this process already uses ${shown(socket)}`)
       const callback = args.at(-1)
       process.nextTick(() => this.emit('error', Object.assign(error, { code: 'EADDRINUSE', syscall: 'listen', port: socket.port })))
       return this
@@ -133,7 +133,7 @@ function setUp(told) {
     const same = sockets.filter((each) => each.port === wanted.port)
     const found = same.find((each) => each.host === wanted.host && !each.server) ?? same.find((each) => !each.server) ?? same[0]
     if (found || sockets.length > 1 || sockets[0].server) return found
-    warn(`the server asks for port ${wanted.port} and gets ${shown(sockets[0])}, which listen says`)
+    warn(`the server requested port ${wanted.port} but gets ${shown(sockets[0])} from listen`)
     return sockets[0]
   }
 

@@ -131,7 +131,7 @@ class Observer:
                 async for change in self._client.watch(self._mirror, usage=False):
                     await self._take(change)
             except ControlError as error:  # an older supervisor, say: another try may meet another one
-                self._complain(f"cannot watch: {error}")
+                self._complain(f"cannot watch impetusd: {error}")
                 self._lost = self._lost or self._clock()
                 self._changed.set()
                 await asyncio.sleep(5.0)
@@ -269,7 +269,7 @@ class Observer:
             await self._save()
         else:
             if not waiting.tries:
-                say(f"alert {alert.name}: {shown.id} is not delivered yet: {error}")
+                say(f"alert {alert.name}: {shown.id} not delivered yet: {error}")
             waiting.tries, waiting.error = waiting.tries + 1, error
             wait = again or min(LAST_AGAIN, FIRST_AGAIN * 2 ** min(waiting.tries - 1, 10))
             waiting.due = time.monotonic() + wait
@@ -362,7 +362,7 @@ class Observer:
                 await self._client.call("observer-report", {"report": report})
                 self._last_report = report
             except ControlError as error:
-                self._complain(f"cannot report: {error}")
+                self._complain(f"cannot report to impetusd: {error}")
                 self._last_report = {}
             await asyncio.sleep(REPORTS)
 
@@ -387,7 +387,7 @@ class Observer:
             rows = (await self._client.call("status"))["units"]
             pools = (await self._client.call("metrics"))["pools"]
         except ControlError as error:
-            self._complain(f"cannot ask for samples: {error}")
+            self._complain(f"cannot get samples from impetusd: {error}")
             return
         samples = {row["name"]: history.values(row) for row in rows}
         earlier, at = self._pools

@@ -90,7 +90,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--bindir",
         metavar="DIR",
         type=os.path.abspath,
-        help="directory of `postgres`; default: the system's, else the wheel's",
+        help="directory of `postgres`; default: the system's, otherwise the one from pip",
     )
     option("--user", metavar="NAME", help="for root: run as NAME; default: the owner of DATA, impetus, postgres")
     option(

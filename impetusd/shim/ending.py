@@ -79,7 +79,9 @@ class Last:
         self._kill_at = self.due = now + GRACE
         found = self._found()
         if found:
-            log(f"still running, but its unit is unknown: pid {', '.join(str(member.pid) for member in found)}; ending")
+            log(
+                f"still running, but its unit is unknown: pid {', '.join(str(member.pid) for member in found)}; stopping them"
+            )
         self._send(found, signal.SIGTERM)
         self._send(found, signal.SIGCONT)
 

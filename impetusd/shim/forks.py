@@ -87,7 +87,8 @@ class Forks:
                 self._adopt(template, bare.loads(answer), register)
             except Exception as error:  # whatever a template is made to send must not end all that is held here
                 log(
-                    f"process {template.process} answered {answer[:200]!r}, which is invalid ({error!r}): no more forks"
+                    f"template {template.process} sent an invalid response {answer[:200]!r} ({error!r}); not using it"
+                    " for forks any more"
                 )
                 self.close(template, "template_senseless")
 

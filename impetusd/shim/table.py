@@ -143,11 +143,11 @@ class Table:
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
-            log(f"{self._path} was deleted: rewritten")
+            log(f"{self._path} was deleted and has been rewritten")
             return False
         if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino) and self._is_as_written():
             return True
-        log(f"{self._path} was changed by another process: {set_aside(self._path)}, and rewritten")
+        log(f"{self._path} was changed by another process; {set_aside(self._path)}; it has been rewritten")
         return False
 
     def _begin(self, state: ShimState, now: float) -> None:
@@ -274,7 +274,9 @@ def examine(folder: str, state_dir: str) -> Found:
     if saved["boot"] != boot_id():
         return Found(None)
     if saved.get("instance", leftovers.instance(state_dir)) != leftovers.instance(state_dir):
-        return Found(None, f"the table {path} belongs to another instance than the one in {state_dir}", other=saved)
+        return Found(
+            None, f"the table {path} belongs to a different instance, not to the one in {state_dir}", other=saved
+        )
     return Found(saved, written=there.st_mtime)
 
 

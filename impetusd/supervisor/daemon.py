@@ -147,7 +147,7 @@ class Daemon:
         self._adopt(self._link.table)
         self._holding.report()
         for unit in self._engine.slots.units.values():
-            self._faults.contain(unit.name, "looking after its sockets", self._starter.listeners.follow, [unit])
+            self._faults.contain(unit.name, "updating its sockets", self._starter.listeners.follow, [unit])
         if self._engine.slots.held.whole is None:
             self._applying.resume(blobs)
         self._upgrading.resume(blobs)
@@ -161,14 +161,14 @@ class Daemon:
         self._inherited.listen()
         attend = self._faults.attend
         give = functools.partial(self._log_files.give, self._logs, self._paths.log_dir, self._threads)
-        self._giving = asyncio.create_task(attend("log files", "giving them to who may read them", give))
+        self._giving = asyncio.create_task(attend("log files", "granting access to them", give))
         self._control_socket.server, self._control_socket.missing = self._control, self._notify_sockets.restore
         self._control_socket.over = lambda: self._ending.has_begun
         await self._control_socket.open()
         self._open.callback(watch(self._paths.state_dir, {"state.json"}, self._state_gone))
         loop = asyncio.get_running_loop()
         contain = self._faults.contain
-        loop.add_signal_handler(signal.SIGUSR2, contain, "log files", "opening them anew", self._writer.reopen)
+        loop.add_signal_handler(signal.SIGUSR2, contain, "log files", "reopening them", self._writer.reopen)
         loop.add_signal_handler(signal.SIGHUP, contain, "SIGHUP", "applying", self._hear, {"event": "apply"})
         self._say("began" if first else "took over", f" (pid {os.getpid()}, shim {self._link.pid})")
         holds = self._engine.slots.held.whole is not None  # then the one that holds nothing begins again
@@ -179,7 +179,7 @@ class Daemon:
             self._starter.outbox.flush()
         self._ending.look()
         self._starter.outbox.flush()
-        self._readiness = asyncio.create_task(attend("the service manager", "telling it READY=1", self._report_ready))
+        self._readiness = asyncio.create_task(attend("the service manager", "sending READY=1", self._report_ready))
         await self._done.wait()
         await self._end()
 
@@ -195,7 +195,7 @@ class Daemon:
         try:
             found = await threads.run(functools.partial(Configuration, conf, remembered, in_force=False), WITHIN / 2)
         except NoAnswer as error:
-            self._warn(f"supervisor: whether all users that {conf} names exist cannot be told: {error}")
+            self._warn(f"supervisor: cannot check whether all users named in {conf} exist: {error}")
             return Configuration(conf, remembered, in_force=True)
         found.accept()
         return found
@@ -294,11 +294,11 @@ class Daemon:
 
     def _soon(self, call: Callable[[], object]) -> object:
         """From any thread into the loop's."""
-        contained = functools.partial(self._contain, "a thread", "hearing from it", call)
+        contained = functools.partial(self._contain, "a thread", "handling its result", call)
         return self._loop.call_soon_threadsafe(contained)
 
     def _later(self, seconds: float, act: Callable[[], object]) -> object:
-        return self._loop.call_later(seconds, self._contain, "the log", "counting what is repeated", act)
+        return self._loop.call_later(seconds, self._contain, "the log", "counting repeated lines", act)
 
     def _warn(self, text: str) -> None:
         """Into the daemon's own log, as something that an operator should see."""
@@ -461,18 +461,18 @@ class Daemon:
         """Subscribe the parts that are notified of each change of a slot, in order."""
         subscribe, rules = self._engine.changes.subscribe, self._rules
         subscribe(self._reporting.record_change, "recording its change", within=True)
-        subscribe(self._ending.changed, "ending everything with it", within=True, of_held=False)
+        subscribe(self._ending.changed, "stopping everything because of it", within=True, of_held=False)
         if rules.timers is not None:
-            subscribe(rules.timers.changed, "telling its timer", within=True)
+            subscribe(rules.timers.changed, "notifying its timer", within=True)
         subscribe(self._reporting.log_change, "logging its change")
-        subscribe(self._deliver_early, "delivering what it said early")
-        subscribe(self._commands.changed, "answering who waits for it")
-        subscribe(self._upstream.changed, "telling the manager of it")
+        subscribe(self._deliver_early, "delivering its early notifications")
+        subscribe(self._commands.changed, "answering commands that wait for it")
+        subscribe(self._upstream.changed, "notifying the service manager")
         for part in (rules.memory, rules.readiness, rules.checks, rules.ageing):
-            subscribe(part.changed, f"telling {type(part).__name__.lower()} of its change", of_held=False)
-        subscribe(self._feed.changed, "telling who watches")
-        subscribe(self._measured.changed, "counting it")
-        subscribe(lambda _: self._saving.soon(), "having it saved")
+            subscribe(part.changed, f"notifying {type(part).__name__.lower()} of its change", of_held=False)
+        subscribe(self._feed.changed, "notifying watchers")
+        subscribe(self._measured.changed, "updating its metrics")
+        subscribe(lambda _: self._saving.soon(), "scheduling a save of its state")
 
     def _of_gateway(self) -> dict[str, Any]:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
@@ -503,7 +503,7 @@ class Daemon:
             self._engine.renew(self._engine.slots.units[name], because("socket_removed", path=path))
 
         if name in self._engine.slots.units:
-            self._faults.contain(name, "binding its socket anew", renew)
+            self._faults.contain(name, "rebinding its socket", renew)
 
     def _hand_over_to_new(self, why: str) -> None:
         entries = self._engine.slots.entries.values()
@@ -520,8 +520,8 @@ class Daemon:
         contain = self._faults.contain
         self._rules.load(blobs, saved.get("timers", {}) if first else None)
         silences = json.dumps(saved.get(alerting.BLOB, [])) if first else blobs.get(alerting.BLOB, "[]")
-        contain("metrics", "reading what is remembered", self._measured.load, blobs)
-        contain("silences", "reading what is remembered", self._alerting.load, silences)
+        contain("metrics", "reading the saved state", self._measured.load, blobs)
+        contain("silences", "reading the saved state", self._alerting.load, silences)
         if first:
             self._starter.outbox.put(alerting.BLOB, silences)
 
@@ -538,7 +538,7 @@ class Daemon:
         self._saving.soon()
 
     def _state_gone(self) -> None:
-        self._faults.attempt("state.json", "writing it anew", self._state_missing)
+        self._faults.attempt("state.json", "rewriting it", self._state_missing)
 
     def _state_missing(self) -> None:
         if not self._done.is_set():
@@ -611,7 +611,7 @@ class Daemon:
 
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "shutdown":
-            self._faults.attempt("SIGTERM", "ending everything", self._ending.stop_everything)
+            self._faults.attempt("SIGTERM", "stopping everything", self._ending.stop_everything)
             return
         if event["event"] == "apply":
             self._on_signal = asyncio.create_task(self._apply_on_signal())
@@ -626,7 +626,7 @@ class Daemon:
         try:
             return self._upgrading.hear(event)
         except Exception as error:
-            self._faults.note("upgrade", "hearing the shim", error)
+            self._faults.note("upgrade", "handling a message from the shim", error)
             return False
 
     def _report(self, event: dict[str, Any]) -> None:
@@ -694,7 +694,7 @@ class Daemon:
         ]
         self._say(
             "ended",
-            f": left behind, for SIGKILL does not end it: {', '.join(left)}" if left else ": everything is stopped",
+            f": left running, because SIGKILL has no effect: {', '.join(left)}" if left else ": everything is stopped",
         )
         self._starter.outbox.flush()
         for close in (self._ledger.close, self._writer.close):

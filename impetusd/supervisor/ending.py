@@ -66,7 +66,7 @@ class Ending:
             self._outbox.put("exit", str(EXIT_CRITICAL))
             why = because("critical", name=entry.name)
             asyncio.get_running_loop().call_soon(
-                self._engine.faults.attempt, entry.name, "ending everything with it", self.stop_everything, why
+                self._engine.faults.attempt, entry.name, "stopping everything because of it", self.stop_everything, why
             )
 
     def stop_everything(self, why: Reason | None = None) -> None:

@@ -119,7 +119,7 @@ class Faults:
         """Nothing smaller than the supervisor can fail: it ends, and the next one rebuilds from what the shim knows."""
         try:
             traces.show(error)
-            self._log(f"supervisor: {stage} failed: internal error: {error!r}; another one takes over")
+            self._log(f"supervisor: {stage} failed: internal error: {error!r}; restarting the supervisor")
         finally:
             self.die(os.EX_SOFTWARE)
 

@@ -45,7 +45,9 @@ def load(app: str) -> object:
             raise WorkerError(f"app = {app}: {module_name} has no {name}{hint}")
         found = getattr(found, name)
     if not (_is_aiohttp(found) or callable(found)):
-        raise WorkerError(f"app = {app} is of type {type(found).__name__}, not an application nor its factory")
+        raise WorkerError(
+            f"app = {app} is of type {type(found).__name__}, which is neither an application nor a factory"
+        )
     return found
 
 
@@ -83,15 +85,19 @@ async def build(target: object, app: str, protocol: str) -> tuple[object, str]:
         return target, found
     if not callable(target) or not _makes(target):
         raise WorkerError(
-            f"app = {app} is neither an app of a known kind nor a function without arguments that returns "
-            "one; set protocol = asgi or wsgi"
+            f"app = {app} is neither an application of a known type nor a function without arguments that returns"
+            " one; set protocol = asgi or wsgi"
         )
     made: object = target()
     if inspect.isawaitable(made):
         made = await cast("Awaitable[object]", made)
     found = protocol_of(made, protocol)
     if not found:
-        what = "no aiohttp, ASGI or WSGI application" if protocol == "auto" else f"no application of {protocol}"
+        what = (
+            "which is not an aiohttp, ASGI or WSGI application"
+            if protocol == "auto"
+            else f"which is not a valid {protocol} application"
+        )
         raise WorkerError(f"app = {app} returned {type(made).__name__}, {what}")
     _require(app, protocol, found)
     return made, found
@@ -107,7 +113,7 @@ def likely(target: object, protocol: str) -> str:
 
 def _require(app: str, protocol: str, found: str) -> None:
     if protocol not in {"auto", found}:
-        raise WorkerError(f"app = {app} is an application of {found}, and protocol = {protocol} says otherwise")
+        raise WorkerError(f"app = {app} uses {found}, but protocol = {protocol} is set")
 
 
 def _is_aiohttp(target: object) -> bool:

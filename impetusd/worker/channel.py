@@ -82,4 +82,4 @@ class Channel:
         if isinstance(command, dict):
             self._on_command(command, fds)
         else:
-            log.error("what came on the command channel is not a JSON object: %r", message[:200])
+            log.error("received invalid data on the command channel: %r", message[:200])

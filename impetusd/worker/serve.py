@@ -60,7 +60,7 @@ def run(settings: Settings, target: object) -> int:
                     leave(code)
                 return code
             except BaseException as error:
-                log.critical("an exception ends this worker", exc_info=error)
+                log.critical("unhandled exception; this worker exits", exc_info=error)
                 worker.stop(1)
                 if life.done():
                     return 1
@@ -131,7 +131,7 @@ class Worker:
                 channel.receive()  # it may have been ordered to serve meanwhile: then it never reports being parked
                 await self._work()
         except Exception as error:
-            log.critical("an exception ends this worker", exc_info=error)
+            log.critical("unhandled exception; this worker exits", exc_info=error)
             self.stop(1)
         channel.receive()  # the presence of a successor was reported before the signal
         await self._leave()
@@ -253,7 +253,7 @@ class Worker:
             return  # as in threading's own hook: the thread's way to end
         name = died.thread.name if died.thread else "?"
         log.critical(
-            "an exception in thread %s ends this worker",
+            "unhandled exception in thread %s; this worker exits",
             name,
             exc_info=(died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback),
         )

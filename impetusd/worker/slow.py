@@ -86,7 +86,7 @@ class SlowClients:
             del self.heads[connection]
         for many, key in ((heads, "header_timeout"), (bodies, "body_timeout")):
             if many:
-                log.warning("%d connections were closed: their requests did not come within %s", len(many), key)
+                log.warning("%d connections were closed: their requests did not arrive within %s", len(many), key)
         if self.heads or self._bodies:
             self._watch()
 

@@ -64,9 +64,9 @@ NAMED = {
 # What is done once, and not again should it raise, with the reason why nothing is lost for ever over that.
 ONCE = {
     "control.py: 'sending progress'": "the progress of one command, whose answer comes all the same",
-    "daemon.py: 'counting what is repeated'": "one line of the log",
+    "daemon.py: 'counting repeated lines'": "one line of the log",
     "daemon.py: 'applying'": "one SIGHUP, as one command",
-    "daemon.py: 'opening them anew'": "one SIGUSR2",
+    "daemon.py: 'reopening them'": "one SIGUSR2",
     "ruleset.py: found": "a start that is not heard to be ready fails at its deadline",
     "feed.py: 'dropping unwatched samples'": "memory, and a later one who watches has it forgotten",
     "filewatch.py: 'watching them'": "the units of then, which others may have taken the place of",

@@ -307,7 +307,7 @@ class TestIpv6Wildcard:
             except ConfigError as error:
                 told = [problem.text for problem in error.problems]
             assert bool(told) == clash
-            assert all("has that address already" in each for each in told)
+            assert all("uses the same address" in each for each in told)
 
     def test_there_are_no_sockets_in_the_abstract_namespace(self):
         text = "[program:p]\ncommand = p\nlisten = unix:@web"
@@ -517,12 +517,12 @@ class TestInstances:
         text = "instances = 3\nlisten = 127.0.0.1:8080, 127.0.0.1:900${INSTANCE}\n"
         parse(DB + text)
         assert problems(DB + text + "[program:p]\ncommand = p\nlisten = 127.0.0.1:9002") == [
-            (7, "listen = 127.0.0.1:9002: db:2 has that address already; choose another")
+            (7, "listen = 127.0.0.1:9002: db:2 uses the same address; choose another")
         ]
 
     def test_addresses_that_two_instances_would_take_are_told(self):
         text = "instances = 10\nlisten = 127.0.0.1:90${INSTANCE}2, 127.0.0.1:901${INSTANCE}\n"
-        assert problems(DB + text) == [(4, "listen = 127.0.0.1:9012: db:1 has that address already; choose another")]
+        assert problems(DB + text) == [(4, "listen = 127.0.0.1:9012: db:1 uses the same address; choose another")]
 
     @pytest.mark.parametrize(
         ("text", "line", "said"),
@@ -659,14 +659,14 @@ class TestProblems:
             (DB + "depends_on = dbb", 3, "depends_on: no unit 'dbb'; did you mean db?"),
             (DB + "depends_on = db", 3, "depends_on: db → db is a cycle"),
             (DB + "depends_on = api\n[program:api]\ncommand = a\ndepends_on = db", 3, "depends_on: db → api → db is a cycle"),
-            (WEB + "[program:p]\ncommand = a\nlisten = 127.0.0.1:8080", 6, "listen = 127.0.0.1:8080: web has that address already; choose another"),
-            (WEB + "[program:p]\ncommand = a\nlisten = 0.0.0.0:8080", 6, "listen = 0.0.0.0:8080: web has that address already as 127.0.0.1:8080"),
-            (DB + "listen = unix:a\n[program:p]\ncommand = a\nlisten = unix:./a", 6, "listen = unix:/srv/shop/a: db has that address already"),
+            (WEB + "[program:p]\ncommand = a\nlisten = 127.0.0.1:8080", 6, "listen = 127.0.0.1:8080: web uses the same address; choose another"),
+            (WEB + "[program:p]\ncommand = a\nlisten = 0.0.0.0:8080", 6, "listen = 0.0.0.0:8080: web uses the same address as 127.0.0.1:8080"),
+            (DB + "listen = unix:a\n[program:p]\ncommand = a\nlisten = unix:./a", 6, "listen = unix:/srv/shop/a: db uses the same address"),
             (DB + f"listen = unix:/{'x' * 107}", 3, "the path is 108 bytes long, but a socket path is limited to 107; set listen to a shorter one"),
             (DB + "listen = unix:/x owner=postgres", 3, "listen: owner=postgres needs impetusd to run as root; remove it, or start"),
             (DB + "listen = unix:/x owner=:nobodyy", 3, "listen: no group nobodyy on this host; create it, or use another"),
             (DB + "max_memory_restart = 1G\nmax_memory_kill = 512M", 4, "max_memory_kill (512M) must be above max_memory_restart (1G)"),
-            (DB + "ready = tcp:x:1\nwait_ready = yes", 3, "ready and wait_ready = yes exclude each other; keep one of them"),
+            (DB + "ready = tcp:x:1\nwait_ready = yes", 3, "ready and wait_ready = yes are mutually exclusive; keep one of them"),
             (WEB + "ready = tcp:x:1", 4, "'ready' is a key of [program:NAME], not of [pool:NAME]"),
             (DB + "timezone = UTC", 3, "timezone has no effect without cron_restart; set that too, or remove timezone"),
             (DB + "log_keep = 30", 3, "log_keep has no effect without log_max_size or log_max_age"),
@@ -688,7 +688,7 @@ class TestProblems:
             ("[health]", 1, "[health] has no name; write [health:NAME]"),
             (DB + "[health:db]", 3, "[health:db] has none of http, tcp, exec; add one, like http = http://"),
             (DB + "[health:db]\ntcp = x:1\nhttp = http://x/", 4, "[health:db] has http and tcp; keep one of them"),
-            (DB + "[health:db]\nhttp = /health", 4, "http = /health: a path without host works only for a pool; write a URL, like http://127.0.0.1:8080/health"),
+            (DB + "[health:db]\nhttp = /health", 4, "http = /health: a path without a host works only for a pool; write a URL, like http://127.0.0.1:8080/health"),
             (DB + "[health:dbb]\ntcp = x:1", 3, "[health:dbb]: no unit 'dbb'; did you mean [health:db], or target = db?"),
             (DB + "[health:x]\ntcp = x:1\ntarget = dbb", 5, "target: no unit 'dbb'; did you mean db?"),
             (DB + "[health:x]\ntcp = x:1", 3, "[health:x]: no unit 'x'; set target to the name of a pool or program"),

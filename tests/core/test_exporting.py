@@ -352,7 +352,9 @@ body = fine
         ) == (33, 44)
         made = export("[program:a]\ncommand = a\nuser = www-data\n")
         assert made.workloads[0].uid == 10001
-        assert made.todo == ["a runs as www-data here: its container runs as 10001, or write the number of www-data"]
+        assert made.todo == [
+            "a runs as www-data here, but as 10001 in its container; to keep www-data, write its numeric ID in the INI file"
+        ]
 
     def test_a_profile_is_laid_over(self):
         found = work(
@@ -734,22 +736,22 @@ class TestOwnChecks:
     @pytest.mark.parametrize(
         ("kind", "path", "value", "said"),
         [
-            ("Deployment", ["metadata", "name"], "Web_1", "is no name"),
-            ("Service", ["metadata", "name"], "1web", "is no name"),
-            ("CronJob", ["metadata", "name"], "a" * 53, "is no name"),
-            ("Deployment", ["metadata", "labels", "app.kubernetes.io/name"], "a" * 64, "no value of a label"),
-            ("Deployment", ["spec", "template", "spec", "containers", 0, "resources", "limits", "memory"], "64Mb", "no amount"),
-            ("Deployment", ["spec", "template", "spec", "containers", 0, "ports", 0, "containerPort"], 99999, "no port"),
-            ("Deployment", ["spec", "template", "spec", "containers", 0, "ports", 0, "name"], "a-name-too-long-x", "no name of a port"),
-            ("Deployment", ["spec", "template", "spec", "containers", 0, "env", 0, "name"], "A=B", "no name of a variable"),
-            ("Deployment", ["spec", "template", "spec", "containers", 0, "image"], "Shop:1", "no name of an image"),
-            ("Deployment", ["spec", "template", "spec", "volumes", 0, "configMap", "name"], "other", "is not there"),
+            ("Deployment", ["metadata", "name"], "Web_1", "invalid name"),
+            ("Service", ["metadata", "name"], "1web", "invalid name"),
+            ("CronJob", ["metadata", "name"], "a" * 53, "invalid name"),
+            ("Deployment", ["metadata", "labels", "app.kubernetes.io/name"], "a" * 64, "invalid label value"),
+            ("Deployment", ["spec", "template", "spec", "containers", 0, "resources", "limits", "memory"], "64Mb", "invalid memory quantity"),
+            ("Deployment", ["spec", "template", "spec", "containers", 0, "ports", 0, "containerPort"], 99999, "invalid port"),
+            ("Deployment", ["spec", "template", "spec", "containers", 0, "ports", 0, "name"], "a-name-too-long-x", "invalid port name"),
+            ("Deployment", ["spec", "template", "spec", "containers", 0, "env", 0, "name"], "A=B", "invalid variable name"),
+            ("Deployment", ["spec", "template", "spec", "containers", 0, "image"], "Shop:1", "invalid image name"),
+            ("Deployment", ["spec", "template", "spec", "volumes", 0, "configMap", "name"], "other", "is missing"),
             ("Deployment", ["spec", "template", "metadata", "labels"], {}, "does not match its own template"),
             ("Service", ["spec", "selector"], {"a": "b"}, "matches no pod"),
-            ("Service", ["spec", "ports", 0, "port"], 0, "no port"),
-            ("HorizontalPodAutoscaler", ["spec", "minReplicas"], 9, "it scales from"),
-            ("CronJob", ["spec", "schedule"], "0 25 * * *", "beyond 0 to 23"),
-            ("CronJob", ["spec", "schedule"], "@daily", "not five fields"),
+            ("Service", ["spec", "ports", 0, "port"], 0, "invalid port"),
+            ("HorizontalPodAutoscaler", ["spec", "minReplicas"], 9, "minReplicas 9 must be"),
+            ("CronJob", ["spec", "schedule"], "0 25 * * *", "not within 0-23"),
+            ("CronJob", ["spec", "schedule"], "@daily", "does not have five fields"),
         ],
     )  # fmt: skip
     def test_are_found(self, good, kind, path, value, said):
@@ -775,12 +777,12 @@ class TestOwnChecks:
     @pytest.mark.parametrize(
         ("path", "value", "said"),
         [
-            (["deploy", "resources"], {"limits": {"memory": "64Mb"}}, "no amount"),
-            (["expose"], ["99999"], "no port"),
-            (["depends_on"], ["db"], "is not there"),
-            (["image"], "a b", "no name of an image"),
-            (["stop_grace_period"], "10", "no duration"),
-            (["configs"], [{"source": "x"}], "no x among the configs"),
+            (["deploy", "resources"], {"limits": {"memory": "64Mb"}}, "invalid memory size"),
+            (["expose"], ["99999"], "invalid port"),
+            (["depends_on"], ["db"], "is not defined"),
+            (["image"], "a b", "invalid image name"),
+            (["stop_grace_period"], "10", "invalid duration"),
+            (["configs"], [{"source": "x"}], "x is not defined in configs"),
         ],
     )
     def test_of_compose(self, path, value, said):
@@ -792,7 +794,7 @@ class TestOwnChecks:
         assert any(said in each for each in checks.compose(document))
 
     def test_two_of_one_name(self, good):
-        assert any("there twice" in each for each in checks.kubernetes([*good, good[0]]))
+        assert any("defined twice" in each for each in checks.kubernetes([*good, good[0]]))
 
 
 def test_the_same_file_gives_the_same_text():
@@ -806,4 +808,4 @@ def test_nothing_is_written_that_would_be_read_otherwise():
     text = "[program:a]\ncommand = a\nkill_timeout = 3s\n"
     config = parser.parse(text, CONF, {}, ANYWHERE)
     made = Exported(Options(Target.COMPOSE, "n", "i"), [Workload(unit="a", name="a", ini=text.replace("3s", "4s"))])
-    assert proof.differences(made, config, {}) == ["the INI of a: kill_timeout would not be read as it is meant"]
+    assert proof.differences(made, config, {}) == ["the INI of a: kill_timeout would not be read back unchanged"]

@@ -183,10 +183,14 @@ def test_an_unencrypted_url_is_for_what_does_not_cross_the_network(url):
         ("url = https://b/", 2, "[host:a] has no token; add one"),
         ("url = http://10.0.0.2:9615/\ntoken = x", 3, "the token would cross the network unencrypted; write https://"),
         ("url = http://127.evil.com/\ntoken = x", 3, "the token would cross the network unencrypted"),
-        ("url = https://b/?x\ntoken = x", 3, "the URL of a page has no query"),
+        ("url = https://b/?x\ntoken = x", 3, "the URL of a page must not contain a query"),
         ("url = https://u:p@b/\ntoken = x", 3, "a password in a URL"),
         ("url = javascript:alert(1)\ntoken = x", 3, "not a URL"),
-        ("url = https://b/\ntoken = impd s3cr3t", 4, "token: not a token; write what `impetusd token add` printed"),
+        (
+            "url = https://b/\ntoken = impd s3cr3t",
+            4,
+            "token: not a token; use the one that `impetusd token add` printed",
+        ),
         ("url = https://b/\ntoken = x\nrole = admin", 5, "unknown key 'role' in [host:a]"),
     ],
 )
@@ -203,7 +207,7 @@ def test_other_hosts_need_a_gateway_and_are_not_without_number():
     assert "other hosts are shown on the gateway's page; add the section [gateway]" in text
     many = "[gateway]\n" + "".join(host.format(each) for each in range(gateway.REMOTES + 1))
     ((_, text),) = problems(many)
-    assert "one gateway shows 50 other hosts at most" in text
+    assert "a gateway shows at most 50 other hosts" in text
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def problems(text):
 )
 def test_it_is_refused_where_it_is_not_meant(text, path, whose):
     (problem,) = problems(text)
-    assert f"{whose} also writes to its log {path}; " in problem
+    assert f"{whose} writes to the same log file {path}; " in problem
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_an_error_without_our_data_fails_plainly():
 
 
 def test_anything_else_is_no_answer():
-    with pytest.raises(ProtocolError, match="neither"):
+    with pytest.raises(ProtocolError, match="not a result"):
         protocol.parse_answer(b'{"jsonrpc":"2.0","id":1}')
 
 

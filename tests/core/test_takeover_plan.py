@@ -99,7 +99,7 @@ def test_of_several_processes_those_that_run_are_stopped():
 @pytest.mark.parametrize("was", [Was.UNSETTLED, Was.FAILED])
 def test_what_neither_runs_nor_is_stopped_is_refused(was):
     _, refused = plan.steps([Known(unit("a"), RUNS), Known(unit("b"), (process(was),))], "PM2")
-    assert refused == [f"b is {was.value} in PM2: wait, fix it, or stop it there"]
+    assert refused == [f"b is {was.value} in PM2; wait, fix it, or stop it there"]
 
 
 def test_what_others_need_comes_first():

@@ -231,7 +231,7 @@ def test_portuguese(page):
 
 def test_the_first_screen_names_cause_rule_next_and_what_to_do(page):
     page.open(there=".card")
-    page.says("2 of 16 not as wanted since", "h1")
+    page.says("2 of 16 not OK since", "h1")
     page.says("Last change: alice, apply", ".headline")
     card = page.text(".card")
     assert "lock file /var/lib/search/index/.lock is held by PID 31377" in card
@@ -272,7 +272,7 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
     )
     for name, words in {
         "shop-03": [
-            "2 of 10 not as wanted",
+            "2 of 10 not OK",
             "search, sync, mailer +2: no route to host 10.0.0.5:5432",
             "+3",
             "impetusd 2.4.0",
@@ -280,13 +280,13 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
         "backup.internal": [
             "no response since",
             "its certificate is not trusted",
-            "When last seen: All 3 as wanted",
+            "When last seen: All 3 OK",
             "seen 3 h",
         ],
         "shop-04": ["its supervisor has been down since"],
         "nowhere": ["cannot resolve", "never seen"],
         "shop-05": ["not asked yet"],
-        "shop-02": ["All 8 as wanted"],
+        "shop-02": ["All 8 OK"],
         "evil": [evil, f"impetusd {evil}"],
     }.items():
         for word in words:
@@ -356,14 +356,14 @@ def test_what_is_over_closes_by_itself_and_names_what_it_was(make):
 def test_a_crash_shows_at_once(make):
     page = make(World(troubled=False))
     page.open()
-    assert "14 as wanted" in page.text("h1")
+    assert "14 OK" in page.text("h1")
     down = unit("redis", state="FATAL", **because("gave_up", "killed by SIGSEGV; gave up"), tail=["panic"])
     page.world.change("unit", "redis", down)
-    page.says("1 of 14 not as wanted", "h1")
+    page.says("1 of 14 not OK", "h1")
     page.says("killed by SIGSEGV", ".card")
     assert page.text(".c-name a") == "redis"
     page.world.change("unit", "redis", unit("redis"))
-    page.says("All 14 as wanted", "h1")
+    page.says("All 14 OK", "h1")
 
 
 def test_the_list_begins_with_what_is_not_well_whatever_state_it_is_in(make):
@@ -528,11 +528,11 @@ def test_a_reload_shows_both_versions_and_can_be_cancelled(page):
         "web:0": {"requests": 9000, "errors": 40, "latency_s": 0.004},
         "web:0 (next)": {"requests": 20, "errors": 5, "latency_s": 0.0123},
     }
-    page.says("20 answers since you opened this page; errors: 5 (25 %)", "main section")
+    page.says("20 responses since you opened this page; errors: 5 (25 %)", "main section")
     page.says("12.3 ms", "main section")
-    page.says("0 answers since you opened this page; errors: 0", "main section + section")
+    page.says("0 responses since you opened this page; errors: 0", "main section + section")
     page.world.answered["web:0"] = {"requests": 9100, "errors": 41, "latency_s": 0.004}
-    page.says("100 answers since you opened this page; errors: 1 (1.0 %)", "main section + section")
+    page.says("100 responses since you opened this page; errors: 1 (1.0 %)", "main section + section")
     page.button("Cancel reload", "main")
     page.until("document.querySelectorAll('.deeds article.done').length === 2")
     assert page.asked("POST")[-1] == ("units/web/cancel", {})

@@ -80,7 +80,7 @@ def test_there_are_only_so_many():
     world = World()
     for _ in range(MOST):
         world.silence()
-    with pytest.raises(ProtocolError, match=f"there are {MOST} silences"):
+    with pytest.raises(ProtocolError, match=f"{MOST} silences are active"):
         world.silence()
     world.now += 61
     assert world.silence()["id"] == "1"

@@ -327,7 +327,7 @@ class TestAction:
             world.answers["web:0"] = mistake
             world.up()
             await passes(6)
-            assert world.why() == bad("the check could not be sent: KeyError('ours')")
+            assert world.why() == bad("cannot send the check: KeyError('ours')")
             world.answers["web:0"] = OK
             await passes(20)
             assert (world.row()["state"], world.failed) == ("healthy", [])

@@ -84,7 +84,7 @@ class TestDaemon:
             paths, [check("web:0", "starting", latency_ms=None, reason="not checked yet")], [row("web:0")]
         ):
             code, out, _ = cli("-q")
-        assert (code, out) == (1, "web:0 is not known to be healthy: not checked yet\n")
+        assert (code, out) == (1, "the health of web:0 is unknown: not checked yet\n")
 
     def test_1_when_something_wanted_is_not_up(self, paths, cli):
         with says_of_all(paths, [check("web:0")], [failed_row("db")]):

@@ -24,7 +24,7 @@ ENDED = {
     "pid": 7,
     "ran_s": 3.0,
     "code": 1,
-    "decision": "given up (max_restarts = 16 within restart_window = 1 min)",
+    "decision": "gave up (max_restarts = 16 within restart_window = 1 min)",
     "state": "FATAL",
 }
 
@@ -132,4 +132,4 @@ def test_on_a_terminal_a_long_line_goes_on_below_its_beginning():
 
 def test_what_a_program_wrote_is_shown_and_not_obeyed():
     words = {**STARTED, "kind": "stderr", "lines": ["\x1b[2Jboom\x07"]}
-    assert events.line(words, Screen()).endswith("wrote last: boom")
+    assert events.line(words, Screen()).endswith("last output: boom")

@@ -38,7 +38,7 @@ def test_what_is_written_goes_to_standard_output_and_the_report_to_standard_erro
     assert container["image"] == "registry.example:5000/shop:1.4"
     assert found["Service"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "shop"
     assert "translated: [env:web] API_KEY" in err
-    assert "to do: web: make the Secret web-secret with API_KEY" in err
+    assert "to do: web: create the Secret web-secret with API_KEY" in err
     assert "abcdefgh" not in out + err
 
 
@@ -85,9 +85,9 @@ def test_the_report_as_json(export):
     ("words", "said"),
     [
         (["compose", "--name", "My_Shop"], "write my-shop"),
-        (["compose", "--image", "a b"], "no name of an image"),
-        (["compose", "--before"], "--before is for kubernetes"),
-        (["kubernetes", "--dnsrr"], "--dnsrr is for compose"),
+        (["compose", "--image", "a b"], "not an image name"),
+        (["compose", "--before"], "--before works only with kubernetes"),
+        (["kubernetes", "--dnsrr"], "--dnsrr works only with compose"),
         (["kubernetes", "-o", "no/such/folder.yaml"], "cannot write no/such/folder.yaml"),
         (["nomad"], "Invalid value"),
     ],
@@ -123,11 +123,11 @@ def test_an_image(export, tmp_path):
 def test_an_image_of_what_says_nothing_of_its_needs(export, tmp_path):
     code, _, err = export("image", "-o", "elsewhere")
     assert code == 0
-    assert "write a requirements.txt in" in err
-    assert f"put both files into {tmp_path}" in err
+    assert "list the app's dependencies in" in err
+    assert f"move both files to {tmp_path}" in err
 
 
 def test_an_image_of_what_lies_where_this_host_has_nothing(export):
     code, _, err = export("image", "-o", ".", text=f"[impetusd]\nbase_dir = /no/such/folder\n{INI}")
     assert code == 0
-    assert "put both files into /no/such/folder" in err
+    assert "move both files to /no/such/folder" in err

@@ -307,7 +307,7 @@ class TestPm2:
         assert set(config.units) == {"a", "b"}
         assert config.units["b"].env["U"] == "xy"
         assert "TOKEN" not in config.units["a"].env  # handed on as it is
-        assert any("run by node" in each for each in imported.differs)
+        assert any("run with node" in each for each in imported.differs)
 
     def test_no_node_names_the_line(self, made):
         with pytest.raises(ImportFault) as caught:
@@ -338,7 +338,7 @@ class TestPm2:
         path = tmp_path / "other.config.js"
         path.write_text("module.exports = f()")
         os.chown(path, 65534, 65534)
-        with pytest.raises(ImportFault, match="is not run"):
+        with pytest.raises(ImportFault, match="running it is unsafe"):
             node.run(str(path))
 
     @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ class TestStartWhenItRuns:
         with FakeSupervisor(paths, start={"ok": False, "units": [stopped]}):
             code, _, err = cli("start")
         assert code == 1
-        assert "another command stopped it" in err
+        assert "another command stopped some of it" in err
 
     def test_a_wrong_configuration_changes_nothing_that_runs(self, paths, cli):
         with open(paths.conf, "a", encoding="utf-8") as file:
@@ -364,7 +364,7 @@ class TestWordsOfOthers:
     def test_update_is_apply_and_says_so(self, paths, cli):
         with FakeSupervisor(paths, apply={"ok": True, "changes": [], "units": []}) as fake:
             code, _, err = cli("update")
-        assert (code, err) == (0, "impetusd: update is apply here\n")
+        assert (code, err) == (0, "impetusd: update runs impetusd apply\n")
         assert [method for method, _ in fake.asked] == ["apply"]
 
     def test_reread_is_plan_and_tail_is_logs(self, paths, cli):

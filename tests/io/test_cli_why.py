@@ -75,7 +75,7 @@ def test_of_a_group(paths, cli, records):
         code, out, err = cli("why", "shop")
     assert (code, err) == (0, "")
     assert "web:0 is BACKOFF" in out
-    assert "db is RUNNING" in out
+    assert "db has been RUNNING" in out
     assert "other" not in out
 
 

@@ -89,4 +89,4 @@ def test_a_host_that_fails_without_a_word_is_named(tmp_path, monkeypatch, capfd)
     monkeypatch.setenv(elsewhere.VARIABLE, str(ssh))
     with pytest.raises(Failure, match="nothing was reloaded"):
         rollout.command.main(["-H", "a", "web"], standalone_mode=False)
-    assert "a: impetusd status ended with exit code 7" in capfd.readouterr().err
+    assert "a: impetusd status exited with code 7" in capfd.readouterr().err

@@ -104,7 +104,7 @@ def test_a_pool_that_is_given_up_refuses_until_a_start_is_tried(pool: Callable[.
         await web.kill(life, *HELD)  # they come back, and serve nobody
         await life.until_state("RUNNING", *HELD)
         assert not web.connects()
-        assert life.log().count("connections are refused until one starts") == 1
+        assert life.log().count("refusing connections until one starts") == 1
         web.shim.cannot.clear()
         await web.begin(life, "restart")
         assert not list(web.path.parent.glob(".web*"))

@@ -71,9 +71,9 @@ def test_what_is_refused(listening):
         null = stack.enter_context(open(os.devnull, "rb"))
         cases = [
             (asked(listening.fileno(), name="db"), "no unit 'db'"),
-            (asked(listening.fileno(), pid=0), "only a process that made this connection itself"),
-            (asked(99_999), "cannot be taken"),
-            (asked(other.fileno()), "does not listen"),
+            (asked(listening.fileno(), pid=0), "only over a direct connection"),
+            (asked(99_999), "cannot take it"),
+            (asked(other.fileno()), "it is not listening"),
             (asked(datagrams.fileno()), "not a TCP socket"),
             (asked(null.fileno()), "not a TCP socket"),
         ]
@@ -81,7 +81,7 @@ def test_what_is_refused(listening):
             with pytest.raises(ProtocolError, match=said):
                 method.give(params)
         other.listen()
-        with pytest.raises(ProtocolError, match=r"bound to 127\.0\.0\.1:\d+, which is not in the unit's listen"):
+        with pytest.raises(ProtocolError, match=r"bound to 127\.0\.0\.1:\d+, which the unit's listen does not contain"):
             method.give(asked(other.fileno()))
     with pytest.raises(ProtocolError, match="it is running"):
         giving(port, State.RUNNING)[0].give(asked(listening.fileno()))

@@ -64,7 +64,7 @@ def test_typescript(made, tmp_path):
 
 
 def test_what_a_module_does_not_have_is_no_value(made):
-    with pytest.raises(ImportFault, match="config of something"):
+    with pytest.raises(ImportFault, match="the property config of a computed value"):
         made({"ecosystem.config.js": "const { config } = require('path')\nmodule.exports = { apps: [] }"})
 
 
@@ -95,7 +95,7 @@ def test_what_the_environment_decides(made):
     unit = config.units["a"]
     assert (unit.instances, unit.max_memory_restart, unit.min_uptime) == (3, 1 << 30, 5.0)
     assert "${N:-3}" in text
-    assert [each for each in imported.differs if "max_memory_restart of a no longer follows M" in each]
+    assert [each for each in imported.differs if "max_memory_restart of a no longer depends on M" in each]
 
 
 class TestDotenv:

@@ -200,14 +200,14 @@ def test_the_observer_looks_reads_logs_reports_and_nothing_more():
     ],
 )
 def test_whose_behalf_it_is_has_one_form(behalf):
-    with pytest.raises(protocol.ProtocolError, match="on_behalf_of is"):
+    with pytest.raises(protocol.ProtocolError, match="on_behalf_of must be"):
         protocol.parse_request(line("ping", behalf))
 
 
 @pytest.mark.parametrize("address", [7, [], "a\nb", "\x1b[2J", "x" * 65])
 def test_where_somebody_is_has_one_form(address):
     message = {**json.loads(line("ping", {"user": "alice", "role": "viewer"})), "at_address": address}
-    with pytest.raises(protocol.ProtocolError, match="at_address is a string"):
+    with pytest.raises(protocol.ProtocolError, match="at_address must be a string"):
         protocol.parse_request(json.dumps(message).encode())
 
 

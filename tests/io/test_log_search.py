@@ -146,7 +146,7 @@ def test_the_method_hides_secrets_from_those_who_look_for_them():
             logs = (await life.ask("search", names=["a", "b:0", "b"], streams=["out", "error"]))["logs"]
             found = [(log["name"], "error" in log) for log in logs]
             assert found == [("a", False)] * 2 + [("b:0", False)] * 2 + [("b", True)] * 2
-            with pytest.raises(ProtocolError, match="a line belongs to one log"):
+            with pytest.raises(ProtocolError, match="a line belongs to a single log"):
                 await life.ask("search", names=["a", "b:0"], file="0:0", offset=0)
 
         shim.live(scenario)

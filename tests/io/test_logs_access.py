@@ -110,7 +110,7 @@ def test_where_others_may_put_files_only_what_is_empty_is_changed(bench, tmp_pat
             bench.ask(bench.writer.reopen)
     assert seen(folder / "secret.log") == seen(folder / "new.log.1") == (0o600, 0, 0)
     assert seen(folder / "new.log") == (0o644, 1, GROUP)
-    assert bench.log().count(" are not set: others can write to its folder; the next new file gets them") == 1
+    assert bench.log().count(" are not set: its folder is writable by others; they apply to the next new file") == 1
 
 
 @as_root

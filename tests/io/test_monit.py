@@ -78,7 +78,7 @@ def test_what_is_not_as_wanted_comes_first_and_says_why():
     )
     lines = text(view)
     assert lines[0].split("  ")[0] == "/etc/impetusd/impetusd.ini"
-    assert "4 of 6 not as wanted" in lines[0]
+    assert "4 of 6 not OK" in lines[0]
     assert lines[0].endswith("live")
     assert lines[1:5] == [
         "api is STARTING: waits for db",

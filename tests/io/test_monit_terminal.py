@@ -138,7 +138,7 @@ COLOUR = re.compile(rb"\x1b\[[0-9;]*3[1-7][;m]")
 def test_terminals_without_colours_and_locales_without_utf8(daemon, feed, environ, coloured, ascii_only):
     feed.rows["unit"] = {"web": failed_row("web", reason="é\x1b]0;owned\x07漢\udc80 " * 9), "db": row("db")}
     with Terminal(daemon.paths.conf, **environ) as terminal:
-        terminal.until("1 of 2 not as wanted")
+        terminal.until("1 of 2 not OK")
         terminal.until("q quit")
         assert bool(COLOUR.search(terminal.written)) is coloured
         assert terminal.written.isascii() is ascii_only

@@ -127,7 +127,7 @@ def test_what_may_still_run_here_is_not_started_there():
     assert "theirs: start" not in " ".join(world.asked)
     assert [each.partition(";")[0] for each in mover.troubles] == [
         "still no answer",
-        "it may still run here and was not started under PM2",
+        "it may still be running here, so it was not started under PM2",
     ]
 
 

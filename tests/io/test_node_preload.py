@@ -156,9 +156,7 @@ def test_it_takes_the_socket_of_its_port_and_says_that_it_listens(program: Progr
 
 def test_the_only_socket_is_for_another_port_too_and_that_is_told(program: Program) -> None:
     program.run(f"{SLOW}server.listen(1)")
-    assert program.line() == (
-        f"impetusd: the server asks for port 1 and gets 127.0.0.1:{program.port}, which listen says"
-    )
+    assert program.line() == (f"impetusd: the server requested port 1 but gets 127.0.0.1:{program.port} from listen")
     assert program.notify.recv(64) == b"READY=1"
     with program.ask() as sock:
         assert "quick" in answer(sock)

@@ -70,14 +70,14 @@ class TestThread:
 
         monkeypatch.setattr(threading.Thread, "start", refuse)
         result = asyncio.run(asks().ask(check(http="http://127.0.0.1/"), None))
-        assert (result.text, result.blame) == ("the check could not be sent: can't start new thread", False)
+        assert (result.text, result.blame) == ("cannot send the check: can't start new thread", False)
 
     def test_a_mistake_of_ours_is_an_answer(self):
         def mistake():
             raise KeyError("ours")
 
         assert asyncio.run(in_thread(mistake, PATIENCE)) == Result(
-            False, "the check could not be sent: KeyError('ours')", blame=False
+            False, "cannot send the check: KeyError('ours')", blame=False
         )
 
     def test_the_end_of_the_loop_is_not_held_up(self):
@@ -141,7 +141,7 @@ class TestWays:
 
     def test_a_worker_that_there_is_no_way_to(self):
         result = asyncio.run(asks().ask(check(), Entry(unit("web", Kind.POOL), Role.WORKER, 0)))
-        assert (result.text, result.blame) == ("the check could not be sent: no channel to the worker", False)
+        assert (result.text, result.blame) == ("cannot send the check: no channel to the worker", False)
 
 
 class TestExec:
@@ -168,7 +168,7 @@ class TestExec:
         result = asyncio.run(asks(run_job=run_job).ask(command("x"), None))
         assert (result.ok, result.text, result.blame) == (
             False,
-            "its command could not be run: the shim is gone",
+            "cannot run its command: the shim is gone",
             False,
         )
 

@@ -485,7 +485,7 @@ def test_an_answer_that_makes_no_sense_ends_only_the_templates_forking(shim, ans
     assert "code" in shim.wait("exited", via)
     shim.signal(lives, signal.SIGTERM)
     assert shim.wait("exited", lives)["signal"] == signal.SIGTERM
-    assert "which is invalid" in shim.log()
+    assert "sent an invalid response" in shim.log()
 
 
 def test_an_answer_that_nobody_asked_for_is_nothing(shim):

@@ -122,7 +122,7 @@ class TestFile:
     def test_a_directory_in_its_place(self, path, told):
         os.mkdir(path)
         assert StateFile(path, told.append).load() == {}
-        assert told == [f"{path} cannot be read (Is a directory): the state saved across reboots is lost"]
+        assert told == [f"{path} cannot be read (Is a directory); the state saved across reboots is lost"]
 
     def test_killed_while_it_writes_it_is_never_unreadable(self, path, told):
         """Row 54. Each child is killed at a random moment of its writing; what it said was saved is there, or a later one."""

@@ -86,7 +86,7 @@ def test_of_the_log_writer(bench, tmp_path, monkeypatch):
     os.write(end, b"after\n")
     wait_for(lambda: read(tmp_path / "o") == b"before\nafter\n", "the second line")
     wait_for(lambda: len(noted) == 2 * logthread.FAULTS, "the faults")
-    assert set(noted) == {"log writer: going round: Mistake()"}
+    assert set(noted) == {"log writer: processing log pipes: Mistake()"}
 
 
 def test_of_the_log_writer_in_what_was_asked_of_it(bench, tmp_path):

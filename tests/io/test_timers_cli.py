@@ -192,9 +192,9 @@ class TestTrigger:
         assert supervisor.asked == [("trigger", {"name": "job", "wait": False})]
 
     def test_a_refusal_is_a_sentence(self, paths, cli):
-        refusal = ProtocolError(FAILED, "job is not run: it still runs", exit=1)
+        refusal = ProtocolError(FAILED, "job was not run: it is still running", exit=1)
         with FakeSupervisor(paths, logs={"files": []}, trigger=refusal):
-            assert cli("trigger", "job") == (1, b"", b"impetusd: job is not run: it still runs\n")
+            assert cli("trigger", "job") == (1, b"", b"impetusd: job was not run: it is still running\n")
 
     def test_without_a_daemon(self, cli):
         assert cli("trigger", "job")[0] == 3

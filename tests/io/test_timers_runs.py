@@ -119,7 +119,7 @@ class TestResults:
         assert world.row()["state"] == "running"
         world.advance(0.1)
         assert world.results == [("schedule", "timed_out 5.0")]
-        assert world.told == ["job: not done within 5 s: stopping it"]
+        assert world.told == ["job: not finished within 5 s; stopping it"]
 
     def test_a_job_that_ignores_sigterm_is_killed_and_has_timed_out(self):
         world = World(timer(every=3600.0, timeout=5.0))
@@ -179,7 +179,7 @@ class TestRetries:
         assert world.times == [DAY, DAY + 10, DAY + 30]
         assert world.results == [("schedule", "exit 1"), ("retry", "exit 1"), ("retry", "exit 1")]
         end = because("exit", code=1)
-        assert world.told == [f"job: {end}; tried again in {wait} s ({n} of 2)" for n, wait in ((1, 10), (2, 20))]
+        assert world.told == [f"job: {end}; retrying in {wait} s ({n} of 2)" for n, wait in ((1, 10), (2, 20))]
 
     def test_success_ends_them(self):
         world = World(timer(every=DAY, retries=5))
@@ -264,7 +264,7 @@ class TestClockJumps:
         if catch_up:
             world.exit()
             assert world.results == [("catch-up", "exit 0")]
-            assert world.told == ["job: a run was missed; it is made up for now"]
+            assert world.told == ["job: a run was missed; running it now"]
         else:
             assert world.results[0][1] == "skipped_missed"
         world.advance(2 * HOUR)
@@ -474,7 +474,7 @@ class TestDeathOfTheSupervisor:
         world.pump()
         world.advance(1000.0)
         assert world.times == [100.0]
-        assert "is being stopped" in ask(world)
+        assert "is stopping" in ask(world)
 
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "null", '{"version": 2}', '{"version": 1}', '{"version":1,"now":[1],"enabled":true}']
@@ -486,7 +486,7 @@ class TestDeathOfTheSupervisor:
         world.records["gone"] = "of a timer that is no more"
         world.succeed()
         assert len(world.told) == 1
-        assert world.told[0].startswith("timer job: what was remembered of it cannot be read")
+        assert world.told[0].startswith("timer job: its saved state cannot be read")
         world.advance(100.0)
         assert world.times == [100.0]
 
@@ -603,7 +603,7 @@ class TestTrigger:
     def test_skip_refuses(self):
         world = World(timer())
         world.advance(60.0)
-        assert ask(world) == "job is not run: it still runs; wait, or stop it with: impetusd stop job"
+        assert ask(world) == "job was not run: it is still running; wait, or stop it: impetusd stop job"
         assert world.times == [60.0]
 
     def test_queue_waits_for_the_end_of_what_runs(self):
@@ -630,12 +630,12 @@ class TestTrigger:
     def test_who_waits_for_a_queued_run_is_told_of_a_stop(self):
         world = World(timer(every=DAY, overlap=Overlap.QUEUE))
         world.advance(DAY)
-        assert ask(world, world.stop) == "job is not run: job was stopped"
+        assert ask(world, world.stop) == "job was not run: job was stopped"
 
     def test_and_of_the_end_of_the_daemon(self):
         world = World(timer(every=DAY, overlap=Overlap.QUEUE))
         world.advance(DAY)
-        assert ask(world, world.timers.close) == "job is not run: impetusd is being stopped"
+        assert ask(world, world.timers.close) == "job was not run: impetusd is stopping"
 
     def test_a_client_that_went_away_is_no_error(self):
         world = World(timer(every=DAY))
@@ -653,8 +653,8 @@ class TestTrigger:
     @pytest.mark.parametrize(
         ("name", "message", "code"),
         [
-            ("nosuch", "there is no timer nosuch; there is: job", 4),
-            ("job", "timer job is disabled (enabled = no, or impetusd disable)", 1),
+            ("nosuch", "no timer nosuch; timers: job", 4),
+            ("job", "timer job is disabled (by enabled = no or impetusd disable)", 1),
         ],
     )
     def test_refusals(self, name, message, code):

@@ -102,7 +102,7 @@ class TestAsync:
             async for _ in AsyncControl(async_control.at(paths.control_socket)).watch():
                 pass
 
-        old = ProtocolError(METHOD_NOT_FOUND, "there is no method 'watch'")
+        old = ProtocolError(METHOD_NOT_FOUND, "unknown method 'watch'")
         with (
             FakeSupervisor(paths, watch=old),
             pytest.raises(ControlError, match="is older and does not support this command"),
@@ -136,7 +136,7 @@ class TestBlocking:
 
     def test_is_told_that_the_daemon_is_too_old(self, tmp_path):
         paths = paths_in(tmp_path)
-        old = ProtocolError(METHOD_NOT_FOUND, "there is no method 'watch'")
+        old = ProtocolError(METHOD_NOT_FOUND, "unknown method 'watch'")
         with FakeSupervisor(paths, watch=old), pytest.raises(ControlError, match="run: impetusd upgrade"):
             next(watching.changes(paths, Mirror()))
 

@@ -17,7 +17,7 @@ from worker_harness import PROGRAMS, Pool, frames
         ),
         ("app_missing.web:make", "no module app_missing in " + PROGRAMS),
         ("app_hello:mak", "app = app_hello:mak: app_hello has no mak; it has make"),
-        ("app_hello:FACT", "app = app_hello:FACT is of type float, not an application nor its factory"),
+        ("app_hello:FACT", "app = app_hello:FACT is of type float, which is neither an application nor a factory"),
     ],
 )
 def test_an_operators_slip_is_one_sentence(mode, app, message):

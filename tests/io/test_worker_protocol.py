@@ -93,10 +93,10 @@ def test_what_hides_its_arguments_is_what_the_operator_says():
 @pytest.mark.parametrize(
     ("target", "protocol", "says"),
     [
-        (KINDS[0][0], "wsgi", "app = shop:app is an application of aiohttp, and protocol = wsgi says otherwise"),
+        (KINDS[0][0], "wsgi", "app = shop:app uses aiohttp, but protocol = wsgi is set"),
         (lambda scope: None, "auto", "set protocol = asgi or wsgi"),
-        (lambda: 5, "auto", "app = shop:app returned int, no aiohttp, ASGI or WSGI application"),
-        (lambda: wsgi, "asgi", "app = shop:app returned function, no application of asgi"),
+        (lambda: 5, "auto", "app = shop:app returned int, which is not an aiohttp, ASGI or WSGI application"),
+        (lambda: wsgi, "asgi", "app = shop:app returned function, which is not a valid asgi application"),
     ],
 )
 def test_what_it_is_not_is_said_in_a_sentence(target, protocol, says):

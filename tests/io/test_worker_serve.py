@@ -52,7 +52,7 @@ def test_an_unknown_command_is_told_and_changes_nothing():
         worker.channel.send(b"no json")
         worker.tell(do="dance")
         worker.serve()
-        assert "not a JSON object: b'no json'" in worker.text()
+        assert "invalid data on the command channel: b'no json'" in worker.text()
         assert "{'do': 'dance'}" in worker.text()
 
 
@@ -127,7 +127,7 @@ def test_a_factory_that_makes_no_application_is_told_in_a_sentence():
         worker = pool.run()
         assert worker.wait() == 78
         assert worker.text() == (
-            "web:standby: app = app_hello:make_nothing returned NoneType, no aiohttp, ASGI or WSGI application\n"
+            "web:standby: app = app_hello:make_nothing returned NoneType, which is not an aiohttp, ASGI or WSGI application\n"
         )
 
 
@@ -147,7 +147,7 @@ def test_an_exception_in_a_thread_ends_the_worker_gracefully_with_1():
         worker = pool.run().serve()
         assert pool.get("/thread") == "started"
         assert worker.wait() == 1
-        assert "an exception in thread careless ends this worker" in worker.text()
+        assert "unhandled exception in thread careless" in worker.text()
         assert "Boom: in a thread" in worker.text()
         assert worker.text("out") == "context entered\ncontext left\n"
 

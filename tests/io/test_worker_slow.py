@@ -60,8 +60,8 @@ def test_who_drips_a_head_or_a_body_or_says_nothing_is_cut_off_and_the_patient_a
         assert answered(idle, HEAD + b"\r\n")  # between two requests it may be silent for as long as it likes
         for client in clients:
             client.close()
-        assert "did not come within header_timeout" in worker.text()
-        assert "did not come within body_timeout" in worker.text()
+        assert "did not arrive within header_timeout" in worker.text()
+        assert "did not arrive within body_timeout" in worker.text()
 
 
 def test_with_none_nobody_is_cut_off():

@@ -141,7 +141,7 @@ class World:
                 self.act(name, action)
             if after != before:
                 change = job_changed(name, before, after)
-                self.effects.faults.contain(name, "telling its timer", self.timers.changed, change)
+                self.effects.faults.contain(name, "notifying its timer", self.timers.changed, change)
             if after.state is lifecycle.State.STARTING and after.deadline is not None and after.deadline <= self.run:
                 self.inbox.append((name, Deadline()))
         self.pumping = False

@@ -180,7 +180,7 @@ def steps(debian: Debian, deb: Path, folder: Path) -> Iterator[str]:
         out = debian.install(broken)
         rates.append(load.rate())
         third = debian.status()
-        assert "/etc/impetusd/impetusd.ini goes on with the code of 99.1-1" in out, out
+        assert "/etc/impetusd/impetusd.ini still runs the code of 99.1-1" in out, out
         assert "half an installation" in out, out
         assert (third.fields["version"], third.supervisor, third.pids) == ("99.1", second.supervisor, first.pids), third
         yield "upgraded to code that cannot start: dpkg is done, the code of before goes on, the reason is on the screen"

@@ -248,7 +248,7 @@ def test_a_client_that_leaves_or_stalls_gives_everything_back(shared_postgres, m
             await reader.readexactly(100)
             if not stalled:
                 writer.transport.abort()
-            left = "broke off: nothing was read" if stalled else "broke off"
+            left = "aborted: nothing was read" if stalled else "aborted"
             await until(lambda: [r for r in caplog.records if left in r.getMessage() and r.levelname == "INFO"])
             await until(lambda: not admin_logs.EXPORTS.locked() and admin_logs.EXPORTS._value == 2)
             assert [await admin("GET", "/api/auth/me") for _ in range(3)]

@@ -123,8 +123,8 @@ def test_switching_off_and_on_again(impetusd: Instance) -> None:
     ("text", "code", "said"),
     [
         pytest.param(TWO + "kill_timeout = 10\n", 2, "impetusd.ini:7: kill_timeout = 10: a duration needs its unit", id="a problem"),
-        pytest.param("[impetusd]\nstate_dir = elsewhere\n" + TWO, 1, "state_dir was", id="another place"),
-        pytest.param(f"[program:one]\n{READY}[timer:two]\ncommand = true\nevery = 1d\n", 1, "two is a program", id="another kind"),
+        pytest.param("[impetusd]\nstate_dir = elsewhere\n" + TWO, 1, "changing state_dir from", id="another place"),
+        pytest.param(f"[program:one]\n{READY}[timer:two]\ncommand = true\nevery = 1d\n", 1, "two is a running program", id="another kind"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_applied_changes_nothing(impetusd: Instance, text: str, code: int, said: str) -> None:

@@ -113,7 +113,10 @@ def test_the_environment_is_that_of_the_next_start_and_nothing_of_the_callers(im
     assert result.err == f"impetusd is not running; exec uses {impetusd.conf}\n"
     assert impetusd.run("exec", "q", "--", "true", code=4).err == "impetusd: no unit 'q'; units: p, two, off, t, both\n"
     assert "OF_T=yes\n" in impetusd.run("exec", "--own", "t").out  # its own command
-    assert impetusd.run("exec", "both", "--", "true", code=2).err == "impetusd: both is p, two; exec takes one unit\n"
+    assert (
+        impetusd.run("exec", "both", "--", "true", code=2).err
+        == "impetusd: both is p, two; exec needs exactly one unit\n"
+    )
 
 
 def test_mistakes_are_told_in_a_sentence_and_exit_codes_are_the_commands(impetusd: Instance) -> None:
@@ -125,9 +128,13 @@ def test_mistakes_are_told_in_a_sentence_and_exit_codes_are_the_commands(impetus
         (("p", "--"), 2, f"no command after --: {unit} COMMAND\n"),
         (("q", "--", "ls"), 4, "no unit 'q'; units: p, two, off, t\n"),
         (("two:2", "--", "ls"), 4, "no unit 'two:2'; did you mean two:1?\n"),
-        (("both", "--", "ls"), 2, "both is p, two; exec takes one unit\n"),
+        (("both", "--", "ls"), 2, "both is p, two; exec needs exactly one unit\n"),
         (("q", "--own"), 4, "no unit 'q'; units: p, two, off, t\n"),
-        (("t", "--own", "--", "ls"), 2, "--own runs the unit's own command: omit it, or what stands behind the unit\n"),
+        (
+            ("t", "--own", "--", "ls"),
+            2,
+            "--own runs the unit's own command; omit either --own or the command after the unit\n",
+        ),
         (("p", "--", "no-such-program"), 127, "executing no-such-program failed: no such program in PATH\n"),
         (("p", "--", "./none"), 127, "executing ./none failed: no such file\n"),
         (("p", "--", impetusd.conf), 126, f"executing {impetusd.conf} failed: Permission denied\n"),

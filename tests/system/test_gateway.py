@@ -99,7 +99,7 @@ def test_where_its_port_is_in_use_the_next_one_is_taken_and_told(impetusd: Insta
         port = int(address.rpartition(":")[2])
         assert 9615 < port <= 9624
         assert health(address) == "ok\n"
-        impetusd.says(f"127.0.0.1:9615 is in use; it listens on {address} instead")
+        impetusd.says(f"127.0.0.1:9615 is in use; listening on {address} instead")
         assert f"gateway http://{address}/" in impetusd.run("status").out
     impetusd.run("restart", "gateway")  # it keeps what it has
     assert listens(impetusd) == address

@@ -56,7 +56,7 @@ def test_the_page_of_a_real_gateway(impetusd: Instance, loop: Loop, tab: Tab) ->
     talker = f"{PYTHON} {impetusd.root}/talk.py"
     impetusd.start(INI.format(impetusd.port(), program("ignore_term"), talker, pool(impetusd.port())))
     loop.run(tab.goto(impetusd.run("login-link").out.strip()))
-    says("as wanted", "h1")
+    says("All", "h1")
     assert loop.run(tab.run("location.hash")) == "#/"
     says("200 MB", ".slots")
     says("live", ".top .live")
@@ -81,7 +81,7 @@ def test_the_page_of_a_real_gateway(impetusd: Instance, loop: Loop, tab: Tab) ->
     for where, text in (
         ("#/unit/web", "app_hello:make"),
         ("#/timers", "tidy"),
-        ("#/plan", "nothing to apply"),
+        ("#/plan", "already applied"),
         ("#/audit", "impetusd stop quiet"),
         ("#/reload/web", "web:1"),
         ("#/", "quiet"),
@@ -95,7 +95,7 @@ def test_the_page_of_a_real_gateway(impetusd: Instance, loop: Loop, tab: Tab) ->
     go("#/reload/web")
     press("Reload", "main")
     says("Last reload", "main")
-    says("answers since you opened this page; errors: 0", "main")
+    says("responses since you opened this page; errors: 0", "main")
 
     # Logs: as they come, filtered, in their context, and searched.
     go("#/logs?unit=talker&q=line")

@@ -151,7 +151,7 @@ def test_the_end_of_everything_does_not_wait_for_what_cannot_be_killed(impetusd:
     wait_for(lambda: not impetusd.members(), "its end")
     impetusd.run("start")
     impetusd.run("stop")  # the next daemon clears away the cgroup that was left
-    impetusd.says(f"left behind, for SIGKILL does not end it: stuck:0 (pid {before['stuck'].pid})")
+    impetusd.says(f"left running, because SIGKILL has no effect: stuck:0 (pid {before['stuck'].pid})")
 
 
 @contextlib.contextmanager

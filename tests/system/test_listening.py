@@ -330,12 +330,12 @@ def test_a_unix_socket_that_somebody_removes_is_there_again_with_its_queue(impet
         late.connect(str(path))
         hold.unlink()
         assert {early.recv(100), late.recv(100)} == {f"{before.pids['p']} p".encode()}
-    impetusd.says("was deleted: restored")
+    impetusd.says("was deleted; restored")
     assert impetusd.settle().pids == before.pids
 
     path.unlink()
     path.touch()
-    wait_for(lambda: "another file has replaced its socket" in impetusd.log() or path.is_socket(), "it to be told")
+    wait_for(lambda: "was replaced by another file" in impetusd.log() or path.is_socket(), "it to be told")
     path.unlink(missing_ok=True)
     wait_for(path.is_socket, "the socket")
 

@@ -33,7 +33,7 @@ def test_a_flood_costs_little_and_delays_nobody(impetusd: Instance, python_of_no
         f"[program:api]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\nlisten_timeout = 20s\n"
     )
     pids = before.shim, before.supervisor
-    impetusd.says("small: sends notify messages faster than they are read")
+    impetusd.says("small: it sends notify messages faster than impetusd reads them")
     begun, used = time.monotonic(), spent(*pids)
     impetusd.run("restart", "api", code=0)
     wait_for(lambda: time.monotonic() > begun + 4.0, "four seconds of it")

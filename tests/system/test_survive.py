@@ -256,7 +256,7 @@ def test_a_table_that_was_removed_is_back_before_anybody_needs_it(impetusd: Inst
     impetusd.kill(before.shim)
     after = impetusd.settle(lambda now: now.shim != before.shim)
     assert after["p"].pid == before["p"].pid
-    impetusd.says(f"{table} was deleted: rewritten")
+    impetusd.says(f"{table} was deleted and has been rewritten")
 
 
 def test_what_a_running_daemon_holds_is_not_reaped(impetusd: Instance) -> None:

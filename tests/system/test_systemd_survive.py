@@ -100,7 +100,7 @@ def test_what_is_left_when_it_is_not_started_again_can_be_ended(service: Service
     assert told.startswith("stopped 3 processes: ")
     assert str(before["p"].pid) in told
     assert not set(before.pids.values()) & service.host.processes().keys()
-    assert service.run("reap-leftovers") == "nothing was left\n"
+    assert service.run("reap-leftovers") == "no programs were left running\n"
 
 
 def test_an_upgrade_leaves_systemd_in_peace(service: Service) -> None:

@@ -418,6 +418,6 @@ def test_each_was_one_alert_and_one_recovery_and_then_all_is_well(world: World) 
         assert len({each["id"] for each in alerts}) == 2
         assert len({each["incident"] for each in alerts}) == 1
     assert len(world.receiver.got) == 2 * len(world.staged)
-    world.until("!document.querySelector('.card') && document.querySelector('h1').innerText.includes('as wanted')")
+    world.until("!document.querySelector('.card') && document.querySelector('h1').innerText.includes('OK')")
     # An answer may be an error before the login, and while there is no supervisor.
     assert [each for each in world.tab.troubles if not each.startswith("Failed to load resource")] == []

@@ -92,7 +92,7 @@ def test_trigger_without_waiting_and_refused(impetusd: Instance) -> None:
     impetusd.run("trigger", "job", "--no-wait")
     running(impetusd)
     refused = impetusd.run("trigger", "job", code=1)
-    assert refused.err == "impetusd: job is not run: it still runs; wait, or stop it with: impetusd stop job\n"
+    assert refused.err == "impetusd: job was not run: it is still running; wait, or stop it: impetusd stop job\n"
     impetusd.run("trigger", "nosuch", code=4)
     impetusd.run("trigger", "off", "--no-wait", code=1)
     tell(impetusd)
@@ -123,7 +123,7 @@ def test_queue_runs_one_after_the_other(impetusd: Instance) -> None:
     first = running(impetusd)
     second = impetusd.popen("trigger", "job")
     wait_for(lambda: row(impetusd)["state"] == "queued", "the second to be queued")
-    assert "another run waits" in impetusd.run("trigger", "job", code=1).err
+    assert "another run is queued" in impetusd.run("trigger", "job", code=1).err
     tell(impetusd, 1)
     wait_for(lambda: running(impetusd) != first, "the second")
     tell(impetusd, 2)

@@ -148,7 +148,7 @@ class TestReleases:
         self.switch(impetusd)
         conf.write_text(f"[program:p]\n{READY}[program:q]\n{READY}")
         before = status(impetusd, conf)
-        assert "behind the symbolic link" in impetusd.run("-c", conf, "start").err
+        assert "through the symbolic link" in impetusd.run("-c", conf, "start").err
         assert status(impetusd, conf).pids == before.pids
         impetusd.run("-c", conf, "apply")
         after = status(impetusd, conf)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SLOT = {"unit": "web", "slot": "web:0"}
 WHO = {"uid": 0, "gid": 0, "user": "root", "login": "alice", "tty": "pts/3", "comm": "impetusd", "role": "admin"}
 COMMAND = {"method": "restart", "names": ["web"], "params": {"rolling": True}, "outcome": "done", "error": "", **WHO}
-DECIDED = {"decision": "given up (max_restarts = 16 within restart_window = 1 min)", "state": "FATAL"}
+DECIDED = {"decision": "gave up (max_restarts = 16 within restart_window = 1 min)", "state": "FATAL"}
 SAID = [
     ({"kind": "start", **SLOT, "pid": 7, "why": ""}, "started, pid 7"),
     ({"kind": "start", **SLOT, "pid": 7, "why": "exit 1"}, "started, pid 7: exit 1"),
@@ -32,7 +32,7 @@ SAID = [
         "executing x failed: no such; y",
     ),
     ({"kind": "gone", **SLOT, "decision": "z"}, "its leftover processes have ended; z"),
-    ({"kind": "stderr", **SLOT, "lines": ["a", " b ", ""]}, "wrote last: b (and 1 line before)"),
+    ({"kind": "stderr", **SLOT, "lines": ["a", " b ", ""]}, "last output: b (and 1 line before)"),
     ({"kind": "rule", **SLOT, "pid": 7, "rule": "max_age", "reason": "older"}, "rule max_age: older"),
     (
         {"kind": "reload", "unit": "web", "what": "rolled back", "generation": 2, "reason": "x: exit 3", "took_s": 1.5},

@@ -57,7 +57,7 @@ class Past:
 
     def run(self, pid=7, words=(), slot="web", **end):
         """A process that ended."""
-        decided = {"asked": False, "state": "FATAL", "decision": "given up (max_restarts = 16)", "rule": "max_restarts"}
+        decided = {"asked": False, "state": "FATAL", "decision": "gave up (max_restarts = 16)", "rule": "max_restarts"}
         self.add("start", slot, pid=pid, why="")
         self.add("exit", slot, **{"pid": pid, "ran_s": 0.5, "code": 1, **decided, **end})
         return self.add("stderr", slot, pid=pid, lines=list(words)) if words else self
@@ -89,7 +89,7 @@ def test_what_was_given_up_has_its_cause_its_rule_and_what_to_type():
     finding, facts = told(past.facts(row(state="FATAL", reason="exit 1; gave up")), "web")
     assert finding.headline == "web is FATAL (given up) since 22:04:58, 2 s ago"
     assert facts["cause"] == "exit 1: ValueError: no"
-    assert facts["rule"] == "given up (max_restarts = 16)"
+    assert facts["rule"] == "gave up (max_restarts = 16)"
     assert facts["often"] == "2 times in a row, since 22:04:55, 5 s ago"
     assert facts["next"] == "it stays down until you start it"
     assert finding.words == ("ValueError: no",)
@@ -107,7 +107,7 @@ def test_what_is_tried_again_says_when():
     assert facts["next"] == "it restarts in 8 s"
     assert typed(finding)[-1] == "impetusd restart web"
     again = Past().run(1, state="FATAL", retry_s=60.0)
-    assert told(again.facts(row(state="FATAL")), "web")[1]["next"] == "it is retried once in 59 s (retry_after)"
+    assert told(again.facts(row(state="FATAL")), "web")[1]["next"] == "one more attempt in 59 s (retry_after)"
 
 
 def test_a_rule_that_ended_it_is_the_cause():
@@ -196,7 +196,7 @@ def test_one_that_is_well_tells_its_last_end():
     past = Past().run(6, signal="SIGSEGV", core=True, state="STARTING").add("start", pid=7, why="")
     finding, facts = told(past.facts(row(restarts=1)), "web")
     assert finding.ok
-    assert finding.headline == "web is RUNNING since 22:04:00, 1 min ago, pid 7"
+    assert finding.headline == "web has been RUNNING since 22:04:00, 1 min ago, pid 7"
     assert facts["last end"].startswith("killed by SIGSEGV (core dumped), at 22:04:58")
     assert typed(finding)[0] == "coredumpctl info 6"
 
@@ -231,7 +231,7 @@ def test_a_timer_tells_its_last_run_and_its_next():
         code=None,
         duration_s=0.0,
         why="schedule",
-        reason="skipped: it still runs",
+        reason="skipped: the previous run is still running",
         attempt=1,
         cause={"key": "skipped_running", "facts": {}},
     )
@@ -286,7 +286,7 @@ def test_what_a_killed_one_has_left_is_counted(left, fact):
 
 def test_nothing_at_all_is_known():
     (finding,) = explain(Facts(now=NOW, running=False), [])
-    assert finding.headline == "impetusd is not running and has left no record"
+    assert finding.headline == "impetusd is not running and left no records"
 
 
 ENDS = [
@@ -339,7 +339,7 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
         ("start", "not everything came up"),
         ("trigger", "the job failed"),
         ("reload", "it failed"),
-        ("stop", "not all ended"),
+        ("stop", "some processes did not exit"),
     ],
 )
 def test_a_command_that_failed_is_said_to_have_failed_in_what_it_is_for(method, said):

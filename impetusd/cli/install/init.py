@@ -104,7 +104,7 @@ def _project(directory: str, template: str, parts: frozenset[str]) -> int:
     unknown = sorted(parts.difference(templates.PARTS[template]))
     if unknown:
         raise click.BadParameter(
-            f"{', '.join(unknown)}: {' and '.join(templates.PARTS[template])} are allowed", param_hint="--with"
+            f"unknown part {', '.join(unknown)}; parts: {', '.join(templates.PARTS[template])}", param_hint="--with"
         )
     name = os.path.basename(os.path.abspath(directory))
     if problem := templates.problem_of_name(name):

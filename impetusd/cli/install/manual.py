@@ -110,7 +110,7 @@ VALUES = {
     "limits": "name=both or name=soft:hard, separated by commas, as in nofile=65536.",
     "addresses": "HOST:PORT, [IPV6]:PORT or unix:PATH, separated by commas.",
     "address": "HOST:PORT or [IPV6]:PORT.",
-    "way of being ready": "http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX.",
+    "readiness check": "http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX.",
     "cron expression": "Minute, hour, day of month, month, day of week; or @daily and the like.",
     "time zone": "A name like Europe/Lisbon.",
     "variable": "The name of an environment variable.",

@@ -14,7 +14,7 @@ from impetusd.cli.options import conf_option, given
 
 @click.command(short_help="Undo `startup`.")
 @click.option("--user", is_flag=True, help="Remove the user service (systemd --user).")
-@click.option("--now", is_flag=True, help="Stop it first, if it runs.")
+@click.option("--now", is_flag=True, help="Stop it first if it is running.")
 @conf_option
 def command(*, user: bool, now: bool) -> int:
     """Disable and remove the service that `impetusd startup` created for this INI file.

@@ -63,7 +63,7 @@ def command(
     """Show the last log lines of all units, or of each NAME; the name `impetusd` stands for the daemon's own log.
 
     Files that you may not read are read through the daemon if you have the operator role. Lines with a timestamp (time
-    = yes, log_format = json, the daemon's own log) are merged in order of time. Rotated files are included as needed
+    = yes, log_format = json, the daemon's own log) are merged by time. Rotated files are included as needed
     for -n and --since. Works without a running daemon. Into a pipe, bytes are written unchanged; on a terminal, control
     characters other than colors are removed. Exits with 1 if a file could not be read.
 

@@ -116,7 +116,7 @@ def _head(view: View, screen: Screen, now: float) -> Line:
     """Which instance; how it is; and whether this is how it is."""
     rows = list(view.rows.get(stream.UNIT, {}).values())
     wrong = sum(not as_wanted(row) for row in rows)
-    summary = f"{wrong} of {len(rows)} not as wanted" if wrong else table.all_well(rows) if rows else ""
+    summary = f"{wrong} of {len(rows)} not OK" if wrong else table.all_well(rows) if rows else ""
     age = max(0, int(now - view.state_since))
     state = "live" if not view.state else f"{view.state} {age} s" if age else view.state
     what = {

@@ -90,7 +90,7 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
                 text = f"{key} applies only to {' and '.join(others)}, but protocol = {values['protocol']}; remove one of them"
                 reading.problem(place(section, key), text)
     if kind is Kind.PROGRAM and values["ready"] and values["wait_ready"]:
-        text = "ready and wait_ready = yes exclude each other; keep one of them"
+        text = "ready and wait_ready = yes are mutually exclusive; keep one of them"
         reading.problem(place(section, "ready"), text)
 
 
@@ -158,7 +158,7 @@ def target(reading: Values, section: Section, target: str, http: str) -> None:
     elif http.startswith("/") and reading.units[target].kind is not Kind.POOL:
         said = ini.brief(http)
         text = (
-            f"http = {said}: a path without host works only for a pool; write a URL, like http://127.0.0.1:8080{said}"
+            f"http = {said}: a path without a host works only for a pool; write a URL, like http://127.0.0.1:8080{said}"
         )
         reading.problem(place(section, "http"), text)
 

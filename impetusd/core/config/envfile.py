@@ -101,8 +101,8 @@ def _quoted(text: str, start: int, closing: int, number: int) -> tuple[str, int]
     rest = text[closing + 1 : end].strip(BLANKS)
     if rest and rest[0] != "#":
         last = number + text.count("\n", start, closing)
-        opened = f", which opens on line {number}" if last > number else ""
-        raise Fault(last, f"something follows the closing quote{opened}; put the whole value in one pair of quotes")
+        opened = f" of the value that starts on line {number}" if last > number else ""
+        raise Fault(last, f"unexpected text after the closing quote{opened}; put the whole value in one pair of quotes")
     inner = text[start + 1 : closing].replace("\r\n", "\n")
     return (_unescaped(inner) if text[start] == '"' else inner), end
 

@@ -103,7 +103,7 @@ def _gateway(reading: Values, section: Section) -> None:
             "metrics = open: the proxy's requests also come from a loopback address, so a token would still be required"
         )
         reading.warnings.append(
-            Problem(section.file, place(section, "metrics").line, f"{text}; let the proxy use socket")
+            Problem(section.file, place(section, "metrics").line, f"{text}; set socket and connect the proxy to that")
         )
     xmlrpc = values["xmlrpc"]
     if xmlrpc and not is_loopback(xmlrpc):
@@ -173,7 +173,7 @@ def _remote(reading: Values, section: Section, name: str) -> None:
         text = f"{header_of(section)}: other hosts are shown on the gateway's page; add the section [gateway]"
         reading.problem(section, text)
     if len(reading.remotes) >= REMOTES:
-        reading.problem(section, f"{header_of(section)}: one gateway shows {REMOTES} other hosts at most; remove some")
+        reading.problem(section, f"{header_of(section)}: a gateway shows at most {REMOTES} other hosts; remove some")
     reading.remotes[name] = values
 
 

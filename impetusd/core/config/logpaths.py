@@ -68,7 +68,7 @@ def collisions(reading: Values, log_dir: str) -> None:
         if whose and path.unit.name not in told:
             told.add(path.unit.name)
             header = reading.headers[path.unit.name]
-            text = f"{whose} also writes to its log {ini.brief(path.path, 200)}; rename one of them, or set different"
+            text = f"{whose} writes to the same log file {ini.brief(path.path, 200)}; rename one of the units, or set different"
             reading.problem(place(header, *KEYS.values()), f"{_shown(path.unit)}: {text} out_file and error_file")
 
 

@@ -88,9 +88,9 @@ def addresses(reading: Values) -> None:
                 clash = next(((other, its) for other, its in others if address.clashes(its)), None)
                 others.append((owner, address))
                 if clash:
-                    whose = "it has" if clash[0] == owner else f"{clash[0]} has"
+                    whose = "it uses" if clash[0] == owner else f"{clash[0]} uses"
                     form = "" if clash[1] == address else f" as {clash[1]}"
-                    reading.problem(at, f"listen = {address}: {whose} that address already{form}; choose another")
+                    reading.problem(at, f"listen = {address}: {whose} the same address{form}; choose another")
                     if unit.name in reading.listens:  # the other instances are likely to be wrong in the same way
                         break
 

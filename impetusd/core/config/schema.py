@@ -111,7 +111,7 @@ def parse_duration(text: str) -> float:
     if unit not in MILLISECONDS:
         raise ValueError(f"not a duration; {form}")
     if len(whole) > 15 or len(fraction) > 15 or int(whole) * MILLISECONDS[unit] > LONGEST:
-        raise ValueError("longer than 10 years, or more than 15 decimal places; write it shorter")
+        raise ValueError("a duration is limited to 10 years and 15 decimal places; use a shorter one")
     scale: int = 10 ** len(fraction)
     milliseconds, finer = divmod(int(whole + fraction) * MILLISECONDS[unit], scale)
     if finer:
@@ -261,7 +261,7 @@ def parse_capabilities(text: str) -> tuple[str, ...]:
         if name not in capabilities.NAMES:
             near = nearest(name, capabilities.NAMES)
             raise ValueError(
-                f"there is no capability {ini.brief(name)}; {f'write {near}' if near else 'man 7 capabilities lists them'}"
+                f"unknown capability {ini.brief(name)}; {f'did you mean {near}?' if near else 'see capabilities(7)'}"
             )
     return tuple(dict.fromkeys(names))
 
@@ -398,7 +398,7 @@ def parse_rlimits(text: str) -> tuple[tuple[str, int, int], ...]:
         if name not in known:
             near = nearest(name, known)
             raise ValueError(
-                f"no limit is called {ini.brief(name)}; {f'did you mean {near}?' if near else 'see setrlimit(2)'}"
+                f"unknown limit {ini.brief(name)}; {f'did you mean {near}?' if near else 'see setrlimit(2)'}"
             )
         if name in limits:
             raise ValueError(f"{name} is given twice; keep one")
@@ -442,14 +442,14 @@ def parse_base_url(text: str) -> str:
     """The URL that others are relative to; it ends with /."""
     url = parse_url(text)
     if "?" in url:
-        raise ValueError("the URL of a page has no query; write it like https://web2.example.com/")
+        raise ValueError("the URL of a page must not contain a query; write it like https://web2.example.com/")
     return url if url.endswith("/") else f"{url}/"
 
 
 def parse_token(text: str) -> str:
     """What an Authorization header can carry."""
     if not text.isascii() or not text.isprintable() or " " in text or len(text) > 128:
-        raise ValueError("not a token; write what `impetusd token add` printed")
+        raise ValueError("not a token; use the one that `impetusd token add` printed")
     return text
 
 
@@ -700,7 +700,7 @@ RLIMITS = Value("limits", parse_rlimits, show_rlimits, lines=True, none=())
 LISTEN = Value("addresses", parse_listen, show_words, lines=True, none=())
 LIMIT = Value("size", parse_limit, show_size)
 SHARE = Value("percentage", parse_share, show_share)
-READY = Value("way of being ready", parse_ready, show_url)
+READY = Value("readiness check", parse_ready, show_url)
 CRON = Value("cron expression", parse_cron, str)
 TIMEZONE = Value("time zone", parse_timezone, str)
 VARIABLE = Value("variable", parse_variable, str)
@@ -773,9 +773,9 @@ KEYS: tuple[Key, ...] = (
     Key("protocol", _POOL, "What runs", PROTOCOL, "auto", "The kind of application: aiohttp, asgi (needs impetusd[asgi]) or wsgi (needs impetusd[wsgi]). auto detects it.", "asgi"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
     Key("type", _PROGRAM, "What runs", PROGRAM_TYPE, "simple", "simple: runs until it is stopped. oneshot: does its work and exits, like a migration. A oneshot counts as started once it has exited with 0 (or one of stop_exit_codes); units that depend on it wait for that and do not start if it fails. It runs each time impetusd starts and when it is named in a command; autostart and depends_on alone do not run it again. Its defaults differ: autorestart = never, and no listen_timeout."),
-    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps open across restarts: HOST:PORT, [IPV6]:PORT or unix:PATH. After a path, mode=0660 (who may connect) and owner=USER:GROUP are allowed. [::] accepts IPv4 too if net.ipv6.bindv6only is 0; [::]:PORT v6only=yes or no overrides that, and next to 0.0.0.0 it is yes. A program receives them the way systemd passes sockets (LISTEN_FDS).", "127.0.0.1:8080"),
+    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps open across restarts: HOST:PORT, [IPV6]:PORT or unix:PATH. After a path, mode=0660 (who may connect) and owner=USER:GROUP are allowed. [::] accepts IPv4 too if net.ipv6.bindv6only is 0; [::]:PORT v6only=yes (or no) overrides that; the default is yes if 0.0.0.0 with the same port is also listed. A program receives them the way systemd passes sockets (LISTEN_FDS).", "127.0.0.1:8080"),
     Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many processes to run: a number, max (one per CPU), -1 (one fewer), or a range like 2..8: the initial number and the most that `impetusd scale` allows. ${INSTANCE} in any value is the instance's number, starting at 0."),
-    Key("node", _PROGRAM, "What runs", NODE, "auto", "Whether a program with listen is Node, so that its server.listen(PORT) uses impetusd's socket for that port, or the only one: yes, no, or auto (yes if command is node, npm, npx, yarn, pnpm, next or similar, is in node_modules/.bin, or ends in .js, .mjs, .cjs or .ts). impetusd loads a file of its own into it through NODE_OPTIONS, ahead of existing options, and sets PORT if it is not set. On kill_signal, a program without its own handler finishes its current requests.", "yes"),
+    Key("node", _PROGRAM, "What runs", NODE, "auto", "Whether a program with listen is a Node program. If so, its server.listen(PORT) uses impetusd's socket for that port, or its only socket. Values: yes, no, or auto (yes if command is node, npm, npx, yarn, pnpm, next or similar, is in node_modules/.bin, or ends in .js, .mjs, .cjs or .ts). impetusd loads a file of its own into it through NODE_OPTIONS, ahead of existing options, and sets PORT if it is not set. On kill_signal, a program without its own handler finishes its current requests.", "yes"),
     Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The environment variable to which each instance adds its number.", "PORT"),
     Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The Python that runs the pool, 3.11 or newer, such as the application's venv; impetusd need not be installed there. Default: the Python that runs impetusd.", ".venv/bin/python"),
     Key("preload", _POOL, "What runs", BOOL, "yes", "yes: import the application once, then fork the workers from it. no: each worker imports it itself, which is also what happens if the import starts threads or opens connections."),
@@ -897,7 +897,7 @@ KEYS: tuple[Key, ...] = (
     Key("type", _ALERT, "Alerts", ALERT_TYPE, "", "How to send: slack (a webhook of Slack, Mattermost, Rocket.Chat or Discord's /slack), json (a webhook that accepts JSON), ntfy, email or command. Default: email if to is set, command if command is set, otherwise slack, ntfy or json depending on the host in url.", "slack"),
     Key("url", _ALERT, "Alerts", SECRET_URL, "", "The URL of the webhook, or of the ntfy topic.", "https://hooks.slack.com/***"),
     Key("to", _ALERT, "Alerts", MAILS, "", "The recipients of the mail.", "ops@example.com"),
-    Key("from", _ALERT, "Alerts", MAIL, "", "The sender of the mail. Default: impetusd@ this host's name.", "impetusd@example.com"),
+    Key("from", _ALERT, "Alerts", MAIL, "", "The sender of the mail. Default: impetusd@HOSTNAME.", "impetusd@example.com"),
     Key("smtp", _ALERT, "Alerts", PEER, "127.0.0.1:25", "The mail server. Any server other than the local one must offer STARTTLS with a certificate valid for its name; port 465 uses TLS from the start."),
     Key("smtp_user", _ALERT, "Alerts", TEXT, "", "The user name for the mail server.", "impetusd"),
     Key("smtp_password", _ALERT, "Alerts", SECRET, "", "The password for the mail server.", "***"),

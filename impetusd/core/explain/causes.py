@@ -86,7 +86,7 @@ KNOWN = (
         r"|connect call failed \('(?P<host2>[\w.:-]+)', (?P<port2>\d+)"
         r'|at "(?P<host3>[\w.:-]+)".*port (?P<port3>\d+) failed: connection refused'
         r"|(?P<host4>[\w.-]+):(?P<port4>\d+): connection refused",
-        "nothing listens at {host}, port {port}",
+        "nothing is listening on {host}, port {port}",
         "nc -vz {host} {port}",
         "whether it is reachable from here",
     ),
@@ -134,7 +134,7 @@ def _refused(at: str) -> Advice:
     if not (colon and port.isdecimal() and "/" not in host):
         return Advice("the server it connects to is not listening; it is down, or at another address")
     reach = (f"nc -vz {host} {port}", "whether it is reachable from here")
-    return Advice(f"nothing listens at {host}, port {port}", (reach,))
+    return Advice(f"nothing is listening on {host}, port {port}", (reach,))
 
 
 def _of_errno(number: int, path: str) -> Advice:

@@ -119,7 +119,7 @@ class End:
         text = str(why)
         said = causes.error_line(self.lines)[:300] if self.rule is None else causes.hang_location(self.lines)
         if self.rule is None and self.exit.get("code") == 0:
-            text = "it exited on its own with exit 0 (success)"
+            text = "it exited on its own with status 0 (success)"
         return f"{text}: {said}" if said and not mentions(why, said) else text
 
     @property

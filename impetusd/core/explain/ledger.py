@@ -76,7 +76,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "rule": {
         **_OF_A_SLOT,
         "pid": "pid of the process it acts on; null if nothing runs",
-        "rule": "the key of the INI; health for a [health:NAME]",
+        "rule": "the INI key; health for a [health:NAME]",
         "reason": "what triggered the rule, with the key's value",
     },
     "reload": {
@@ -120,12 +120,12 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "times": "for refused and failed commands: how often it happened; only one record is written",
         "params": "how",
         "took_s": "seconds from request to response; the record is written at the end",
-        "outcome": "done, failed or refused (the role does not suffice)",
+        "outcome": "done, failed or refused (insufficient role)",
         "error": "the error in the response",
         "uid": "user ID of the caller, from the kernel",
         "gid": "their group",
         "user": "their name",
-        "via": "impetusd's own unit that sent it for the user (the gateway); then uid and the other facts from the kernel are missing",
+        "via": "impetusd's own unit (the gateway) that sent it on behalf of the user; uid and the other facts from the kernel are then missing",
         "from": "the user's IP address, if the gateway knows it",
         "login": "the login user, if different (sudo)",
         "peer_pid": "pid of the caller",
@@ -279,7 +279,7 @@ def _exit(record: Record) -> str:
 def _stderr(record: Record) -> str:
     lines = [line for line in record.get("lines", ()) if line.strip()] or [""]
     more = f" (and {counted(len(lines) - 1, 'line')} before)" if len(lines) > 1 else ""
-    return f"wrote last: {lines[-1].strip()}{more}"
+    return f"last output: {lines[-1].strip()}{more}"
 
 
 def _timer(record: Record) -> str:
@@ -292,7 +292,11 @@ def _config(record: Record) -> str:
     if record["what"] == "refused":
         return f"the configuration was refused: {next(iter(record.get('problems', ())), record['reason'])}"
     names = ", ".join(f"{change['name']} {change['effect']}" for change in record["changes"])
-    failed = "" if record.get("ok", True) else f"; not everything came up {record.get('reason', '')}"
+    failed = (
+        ""
+        if record.get("ok", True)
+        else f"; not everything came up{f': {reason(record)}' if record.get('reason') else ''}"
+    )
     return f"the configuration was applied: {names or 'nothing to do'}{failed}"
 
 

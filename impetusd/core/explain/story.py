@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 LONG = 10.0  # seconds until ready, from which on that is worth a line
 # What a command that failed without an error did not do, by method; for all others, not everything came up.
-FAILED = {"trigger": "the job failed", "reload": "it failed", "stop": "not all ended", "shutdown": "not all ended"}
+FAILED = {
+    "trigger": "the job failed",
+    "reload": "it failed",
+    "stop": "some processes did not exit",
+    "shutdown": "some processes did not exit",
+}
 
 
 class Line(NamedTuple):
@@ -84,7 +89,7 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
             case "health" if record["state"] == "failing" and _goes_on(record, later):
                 continue
             case "rule" if record["rule"] == "health":
-                yield _Mark(record["at"], f"health {slot}", f"{who}ended by its health check")
+                yield _Mark(record["at"], f"health {slot}", f"{who}restarted by its health check")
             case "rule" | "health" | "config" | "timer" | "reload":
                 key = "" if record["kind"] in {"config", "reload"} else f"{record['kind']} {slot} {_same(record)}"
                 yield _Mark(record["at"], key, f"{who}{ledger.sentence(record)}")

@@ -79,7 +79,7 @@ def _daemon(facts: Facts) -> Finding:
     last = next((record for record in reversed(facts.own) if record["kind"] == "daemon"), None)
     if last is None:
         return Finding(
-            name="impetusd", ok=False, headline="impetusd is not running and has left no record", commands=(start,)
+            name="impetusd", ok=False, headline="impetusd is not running and left no records", commands=(start,)
         )
     if last["what"] != "ended" or facts.left:
         at = facts.own[-1]["at"]
@@ -94,10 +94,10 @@ def _daemon(facts: Facts) -> Finding:
                 ("left", f"{left} it started {'is' if facts.left == 1 else 'are'} still running"),
             )
             take, end = f"{facts.command} start", f"{facts.command} stop"
-            commands = ((take, "take them over without losing anything"), (end, "end them"))
+            commands = ((take, "take them over without losing anything"), (end, "stop them"))
             if facts.lost:
                 told += (("lost", f"they cannot be taken over, because {facts.lost}"),)
-                commands = ((end, "end them"), start)
+                commands = ((end, "stop them"), start)
         return Finding(name="impetusd", ok=False, headline=headline, facts=told, commands=commands)
     stopping = next((r for r in reversed(facts.own) if r["kind"] == "daemon" and r["what"] == "stopping"), last)
     stop = next((r for r in reversed(facts.own) if r["kind"] == "command" and r["method"] == "stop"), None)
@@ -105,7 +105,7 @@ def _daemon(facts: Facts) -> Finding:
     cause = str(why) if why else "it was asked to stop"
     if stop is not None and stopping["at"] <= stop["at"] <= last["at"] and not stop["names"]:
         cause = f"{ledger.typed(stop)}, by {ledger.who(stop)}"
-    headline = f"impetusd is not running; it ended at {facts.when(last['at'])}"
+    headline = f"impetusd is not running; it stopped at {facts.when(last['at'])}"
     return Finding(name="impetusd", ok=False, headline=headline, facts=(("cause", cause),), commands=(start,))
 
 
@@ -128,7 +128,7 @@ def _hold_only(facts: Facts, held: Mapping[str, Any]) -> Finding:
     return Finding(
         name="impetusd",
         ok=False,
-        headline=f"impetusd is in hold-only mode since {facts.when(held['at'])}",
+        headline=f"impetusd has been in hold-only mode since {facts.when(held['at'])}",
         facts=(
             ("cause", f"its supervisor crashed {_twice(held)}"),
             (
@@ -260,7 +260,7 @@ def _of_unit(facts: Facts, rows: list[Row], *, told: bool) -> list[Finding]:
     if told and not found:
         found = [_well(facts, rows)] if facts.running else [_past(facts, row) for row in rows]
     elif told and wrong and fine:
-        found[-1] = replace(found[-1], more=(*found[-1].more, f"{_listed(_names(fine))} {_are(fine)} as wanted."))
+        found[-1] = replace(found[-1], more=(*found[-1].more, f"{_listed(_names(fine))} {_are(fine)} OK."))
     return found
 
 
@@ -360,7 +360,7 @@ def _next(facts: Facts, row: Row, end: End | None) -> list[tuple[str, str]]:
         case "BACKOFF" if wait is not None:
             return [("next", f"it restarts {ahead(max(0.0, wait))}")]
         case "FATAL" if wait is not None:
-            return [("next", f"it is retried once {ahead(max(0.0, wait))} (retry_after)")]
+            return [("next", f"one more attempt {ahead(max(0.0, wait))} (retry_after)")]
         case "FATAL":
             return [("next", "it stays down until you start it")]
     return []
@@ -441,12 +441,12 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
     commands: Commands = ((f"{facts.command} logs {row['unit']}", "its output"),)
     if len(rows) > 1:
         up = sum(each["state"] == "RUNNING" for each in rows)
-        headline = f"{row['unit']} is as wanted: {up} of {len(rows)} processes RUNNING"
+        headline = f"{row['unit']} is OK: {up} of {len(rows)} processes RUNNING"
     elif row["state"] == "RUNNING":
         up_s = row.get("uptime_s") or 0.0
-        headline = f"{row['name']} is RUNNING since {facts.when(facts.now - up_s)}, pid {row['pid']}"
+        headline = f"{row['name']} has been RUNNING since {facts.when(facts.now - up_s)}, pid {row['pid']}"
     else:
-        headline = f"{row['name']} is {row['state']}, as wanted"
+        headline = f"{row['name']} is {row['state']}, as intended"
         found += _stopped(facts, row, records)
         commands = _to_type(facts, row)
     if end is not None:

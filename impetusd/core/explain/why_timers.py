@@ -23,7 +23,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
     found: list[tuple[str, str]] = []
     headline, end = f"{name} has not run yet", None
     if timer["running_s"] is not None:
-        headline = f"{name} is running, for {span(timer['running_s'])} now"
+        headline = f"{name} has been running for {span(timer['running_s'])}"
     if ran is not None:
         end = end_of([r for r in records if r.get("slot") == name or r["kind"] == "exit"])
         at = ran["at"]
@@ -38,7 +38,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
             used = (
                 f", {min(ran['attempt'] - 1, retries)} used"
                 if retries
-                else ": it is not retried before its next scheduled run"
+                else ": not retried before its next scheduled run"
             )
             found.append(("rule", f"retries = {retries}{used}"))
     if runs and runs[-1] is not ran:

@@ -140,13 +140,13 @@ def refusal(old: Config, new: Config) -> str:
     for name in OF_THE_INSTANCE:
         was, is_now = getattr(old.paths, name), getattr(new.paths, name)
         if was != is_now:
-            told = f"{name} was {was} and would be {is_now}: this needs a stop and a start of impetusd"
-            return f"{told}; to leave it where it is, write in [impetusd]: {name} = {was}"
+            told = f"changing {name} from {was} to {is_now} requires stopping and starting impetusd"
+            return f"{told}; to keep the old value, write in [impetusd]: {name} = {was}"
     for name, unit in _all_units(old).items():
         other = _all_units(new).get(name)
         if other is not None and other.kind is not unit.kind and unit.enabled:
-            kinds = f"a {unit.kind.value} and would be a {other.kind.value}"
-            return f"{name} is {kinds}: give it another name, or stop impetusd and start it again"
+            kinds = f"a running {unit.kind.value}, but a {other.kind.value} in the INI file"
+            return f"{name} is {kinds}; use another name, or stop and start impetusd"
     return ""
 
 

@@ -45,18 +45,18 @@ def cron_fault(expression: str) -> str:
     """What a CronJob would refuse of five fields, as half a sentence; "" for nothing."""
     fields = expression.split()
     if len(fields) != 5:
-        return "it has not five fields"
+        return "it does not have five fields"
     for field, (least, most, names) in zip(fields, _RANGES, strict=True):
         for part in field.lower().split(","):
             span, slash, step = part.partition("/")
             if slash and not (step.isascii() and step.isdigit() and int(step[:9]) > 0):
-                return f"{part} has no step"
+                return f"{part}: the step after / must be a number above 0"
             low, dash, high = span.partition("-")
             if span in {"*", "?"}:
                 continue
             numbers = [_number(each, least, names) for each in ([low, high] if dash else [low])]
             if any(not least <= each <= most for each in numbers) or numbers != sorted(numbers):
-                return f"{part} is beyond {least} to {most}"
+                return f"{part} is not within {least}-{most}"
     return ""
 
 
@@ -84,7 +84,7 @@ def kubernetes(objects: Iterable[dict[str, Any]]) -> list[str]:
         kind, name = each["kind"], each["metadata"]["name"]
         said = f"{kind} {name}"
         if (kind, name) in seen:
-            faults.append(f"{said} is there twice")
+            faults.append(f"{said} is defined twice")
         seen.add((kind, name))
         faults += [f"{said}: {fault}" for fault in _of_object(each)]
         if template := _template(each):
@@ -122,7 +122,7 @@ def _of_object(each: dict[str, Any]) -> Iterator[str]:
     form = _SERVICE_NAME if kind == "Service" else _NAME
     most = CRON_JOB if kind == "CronJob" else LABEL
     if not form.fullmatch(name) or len(name) > most:
-        yield f"{name} is no name of at most {most} small letters, digits and -"
+        yield f"invalid name {name}: use at most {most} lowercase letters, digits and -"
     yield from _of_labels(each["metadata"].get("labels", {}))
     spec = each.get("spec", {})
     if kind == "CronJob" and (fault := cron_fault(spec["schedule"])):
@@ -130,7 +130,7 @@ def _of_object(each: dict[str, Any]) -> Iterator[str]:
     if kind == "Service":
         yield from _of_ports([port["port"] for port in spec["ports"]], [port["name"] for port in spec["ports"]])
     if kind == "HorizontalPodAutoscaler" and not 0 < spec["minReplicas"] <= spec["maxReplicas"]:
-        yield f"it scales from {spec['minReplicas']} to {spec['maxReplicas']}"
+        yield f"minReplicas {spec['minReplicas']} must be from 1 to maxReplicas {spec['maxReplicas']}"
     if template := _template(each):
         labels = template["metadata"].get("labels", {})
         yield from _of_labels(labels)
@@ -140,7 +140,7 @@ def _of_object(each: dict[str, Any]) -> Iterator[str]:
         containers = [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
         names = [container["name"] for container in containers]
         if len(set(names)) < len(names):
-            yield "two of its containers have one name"
+            yield "two of its containers have the same name"
         for container in containers:
             yield from _of_container(container)
 
@@ -148,58 +148,58 @@ def _of_object(each: dict[str, Any]) -> Iterator[str]:
 def _of_labels(labels: dict[str, str]) -> Iterator[str]:
     for key, value in labels.items():
         if not _KEY.fullmatch(key) or len(key.rpartition("/")[2]) > LABEL:
-            yield f"{key} is no name of a label"
+            yield f"invalid label name {key}"
         if not _VALUE.fullmatch(value) or len(value) > LABEL:
-            yield f"{value} is no value of a label"
+            yield f"invalid label value {value}"
 
 
 def _of_container(container: dict[str, Any]) -> Iterator[str]:
     if not is_name(container["name"]):
-        yield f"{container['name']} is no name of a container"
+        yield f"invalid container name {container['name']}"
     if not is_image(container["image"]):
-        yield f"{container['image']} is no name of an image"
+        yield f"invalid image name {container['image']}"
     for variable in container.get("env", ()):
         if not _VARIABLE.fullmatch(variable["name"]):
-            yield f"{variable['name']} is no name of a variable"
+            yield f"invalid variable name {variable['name']}"
     ports = container.get("ports", ())
     yield from _of_ports([port["containerPort"] for port in ports], [port["name"] for port in ports])
     for amounts in container.get("resources", {}).values():
         for resource, amount in amounts.items():
             if not _QUANTITY.fullmatch(amount):
-                yield f"{amount} is no amount of {resource}"
+                yield f"invalid {resource} quantity {amount}"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         way = container.get(probe, {})
         for kind in ("httpGet", "tcpSocket"):
             if kind in way:
                 yield from _of_ports([way[kind]["port"]], [])
         if probe != "readinessProbe" and way.get("successThreshold", 1) != 1:
-            yield f"{probe}: its successThreshold must be 1"
+            yield f"{probe}: successThreshold must be 1"
 
 
 def _of_ports(numbers: list[int], names: list[str]) -> Iterator[str]:
     for number in numbers:
         if not 1 <= number <= 65535:
-            yield f"{number} is no port"
+            yield f"invalid port {number}"
     if len(set(numbers)) < len(numbers):
-        yield "a port is there twice"
+        yield "a port is listed twice"
     for name in names:
         if len(name) > PORT_NAME or not _NAME.fullmatch(name) or not any(char.isalpha() for char in name):
-            yield f"{name} is no name of a port"
+            yield f"invalid port name {name}"
 
 
 def _of_volumes(pod: dict[str, Any], maps: set[str], claims: set[str]) -> Iterator[str]:
     names = [volume["name"] for volume in pod["volumes"]]
     if len(set(names)) < len(names) or not all(map(is_name, names)):
-        yield "names of its volumes are no names, or there twice"
+        yield "a volume name is invalid or used twice"
     for volume in pod["volumes"]:
         source = volume.get("configMap", {}).get("name")
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")
         if (source is not None and source not in maps) or (claim is not None and claim not in claims):
-            yield f"what its volume {volume['name']} is of is not there"
+            yield f"the ConfigMap or PersistentVolumeClaim of its volume {volume['name']} is missing"
     for container in [*pod.get("initContainers", ()), *pod["containers"]]:
         for mount in container.get("volumeMounts", ()):
             if mount["name"] not in names:
-                yield f"there is no volume {mount['name']}"
+                yield f"a container mounts the volume {mount['name']}, which is not defined"
 
 
 def compose(document: dict[str, Any]) -> list[str]:
@@ -210,30 +210,30 @@ def compose(document: dict[str, Any]) -> list[str]:
         faults += [f"{name}: {fault}" for fault in _of_service(name, service, document)]
     for config in document["configs"].values():
         if len(config["name"]) > 64 or not _VALUE.fullmatch(config["name"]):
-            faults.append(f"{config['name']} is no name of a config")
+            faults.append(f"invalid config name {config['name']}")
     return faults
 
 
 def _of_service(name: str, service: dict[str, Any], document: dict[str, Any]) -> Iterator[str]:
     if not is_name(name):
-        yield "it is no name of a host"
+        yield "not a valid host name"
     if not is_image(service["image"]):
-        yield f"{service['image']} is no name of an image"
+        yield f"invalid image name {service['image']}"
     for other in service.get("depends_on", ()):
         if other not in document["services"]:
-            yield f"it depends on {other}, which is not there"
+            yield f"it depends on {other}, which is not defined"
     for kind in ("configs", "secrets"):
         for each in service.get(kind, ()):
             if each["source"] not in document.get(kind, {}):
-                yield f"there is no {each['source']} among the {kind}"
+                yield f"{each['source']} is not defined in {kind}"
     for variable in service.get("environment", {}):
         if not _VARIABLE.fullmatch(variable):
-            yield f"{variable} is no name of a variable"
+            yield f"invalid variable name {variable}"
     published = [port["published"] for port in service.get("ports", ())]
     yield from _of_ports([*published, *map(int, service.get("expose", ()))], [])
     resources = service["deploy"].get("resources", {})
     for amounts in resources.values():
         if "memory" in amounts and not _DOCKER_SIZE.fullmatch(amounts["memory"]):
-            yield f"{amounts['memory']} is no amount of memory"
+            yield f"invalid memory size {amounts['memory']}"
     if not _DURATION.fullmatch(service["stop_grace_period"]):
-        yield f"{service['stop_grace_period']} is no duration"
+        yield f"invalid duration {service['stop_grace_period']}"

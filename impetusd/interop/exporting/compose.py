@@ -23,7 +23,7 @@ def files(made: Exported) -> dict[str, str]:
     for work in made.workloads:
         found[f"{work.name}.ini"] = work.ini
         if work.secret or work.env_files:
-            also = "".join(f"# and what is in {path}\n" for path in work.env_files)
+            also = "".join(f"# and the contents of {path}\n" for path in work.env_files)
             found[f"{work.env_file}.example"] = "".join(f"{name}=\n" for name in work.secret) + also
     return found
 
@@ -34,7 +34,7 @@ def text(made: Exported, *, inline: bool) -> str:
         f"Made by impetusd export compose. {'docker compose 2.23.1 or newer' if inline else 'docker compose, or docker stack deploy'}."
     ]
     if inline:
-        head.append("For docker stack deploy write a folder: impetusd export compose -o FOLDER.")
+        head.append("For docker stack deploy, export to a folder: impetusd export compose -o FOLDER")
     return emit.document(document(made, inline=inline), "\n".join(head))
 
 
@@ -63,7 +63,10 @@ def document(made: Exported, *, inline: bool) -> dict[str, Any]:
 def _secret(work: Workload) -> Noted:
     names = ", ".join(work.secret)
     more = " and ".join(filter(None, (names, " and ".join(work.env_files))))
-    return Noted({"file": f"./{work.env_file}"}, f"NAME=value lines: {more}; a new value needs a new name in Swarm")
+    return Noted(
+        {"file": f"./{work.env_file}"},
+        f"NAME=value lines: {more}; to change a value in Swarm, create a secret with a new name",
+    )
 
 
 def _service(work: Workload, options: Options) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def _service(work: Workload, options: Options) -> dict[str, Any]:
         if work.log_compress and work.log_keep:
             rotation["compress"] = "true"
         service["logging"] = {"driver": "json-file", "options": rotation}
-    service["restart"] = Noted(_restart(work), "docker compose; Swarm has restart_policy")
+    service["restart"] = Noted(_restart(work), "for docker compose; Swarm uses restart_policy")
     service["deploy"] = _deploy(work, options)
     return service
 
@@ -124,7 +127,8 @@ def _ports(work: Workload, options: Options) -> dict[str, Any]:
     if inner:
         ports = ", ".join(f'"127.0.0.1:{port}:{port}"' for port in inner)
         found["expose"] = Noted(
-            inner, f"to the other services alone. For this host, with docker compose: ports: [{ports}]"
+            inner,
+            f"reachable only from the other services. To publish on this host with docker compose: ports: [{ports}]",
         )
     if published:
         found["ports"] = published
@@ -154,7 +158,7 @@ def _deploy(work: Workload, options: Options) -> dict[str, Any]:
     replicas: Any = work.replicas
     if work.replicas_max > work.replicas:
         replicas = Noted(
-            work.replicas, f"at most {work.replicas_max}: docker service scale {options.name}_{work.name}=N"
+            work.replicas, f"up to {work.replicas_max}; to scale: docker service scale {options.name}_{work.name}=N"
         )
     found: dict[str, Any] = {"replicas": replicas}
     if options.dnsrr:

@@ -32,11 +32,11 @@ def decided(
         case "standby" if not unit.standby:
             return fates.same(), ""
         case "critical" if unit.retry_after:
-            return fates.same("retry_after tries it again in the container"), ""
+            return fates.same("retry_after retries it inside the container"), ""
         case "autostart" if unit.autostart and work.role is Role.SERVICE:
             return fates.same(), ""
         case "nice" | "oom_score_adj" if getattr(unit, key) < 0:
-            return lost("below 0: impetusd is not root there"), ""
+            return lost("negative values need root, but impetusd does not run as root in the container"), ""
         case "user" | "group":
             return rule, str(work.uid if key == "user" else work.gid)
         case "out_file" | "error_file" if getattr(unit, key) in {"stdout", "stderr", "/dev/null"}:
@@ -50,24 +50,24 @@ def decided(
         case "kill_timeout" | "drain_timeout" if work.role is Role.SERVICE:
             return rule, f"{rule.ours} {work.grace}s"
         case "overlap" if work.role is Role.CRON and timer is not None and timer.overlap is Overlap.QUEUE:
-            return lost("a run that is due while one runs is skipped"), ""
+            return lost("a run that comes due while another is running is skipped"), ""
         case "autorestart" if work.role is Role.ONCE and unit.autorestart is Autorestart.NEVER:
-            return translated(rule.ours, "it is tried once"), f"{rule.ours} {'none' if compose else 0}"
+            return translated(rule.ours, "it is not retried"), f"{rule.ours} {'none' if compose else 0}"
         case "cron" | "every" if work.schedule is not None:
             return Rule(Fate.TRANSLATED, "", ""), f"schedule {work.schedule.cron}"
     if timer is not None and work.role is Role.SERVICE and key in fates.TIMERS:
-        return fates.same("impetusd runs the timer in a container of its own"), ""
+        return fates.same("impetusd runs the timer in a separate container"), ""
     return rule, ""
 
 
 def _instances(rule: Rule, unit: Unit, work: Workload, *, compose: bool) -> tuple[Rule, str]:
     if unit.per_instance or unit.increment_var:
-        return translated("", "all are in one container, for they differ"), f"instances {unit.instances}"
+        return translated(
+            "", "all instances run in one container, because their settings differ"
+        ), f"instances {unit.instances}"
     new = f"{rule.ours} {work.replicas}"
     if work.replicas_max <= work.replicas:
         return translated(rule.ours), new
     if compose:
-        return lost("nothing scales it by itself: docker service scale"), new
-    return translated(
-        rule.ours, "scaled by the CPU time that they take"
-    ), f"{new}, HorizontalPodAutoscaler to {work.replicas_max}"
+        return lost("it is not scaled automatically; use docker service scale"), new
+    return translated(rule.ours, "scaled by CPU usage"), f"{new}, HorizontalPodAutoscaler to {work.replicas_max}"

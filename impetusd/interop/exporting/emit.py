@@ -64,7 +64,7 @@ def _escaped(char: str) -> str:
         return char
     code = ord(char)
     if 0xD800 <= code <= 0xDFFF:
-        raise ValueError("it has a character that is not UTF-8")
+        raise ValueError("it contains a character that is not valid UTF-8")
     return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
 
 

@@ -23,7 +23,7 @@ LOCKS = ("requirements.txt", "pyproject.toml")  # what says what the app needs, 
 # Programs that any image with Python has.
 _THERE = frozenset({"python", "python3", "pip", "sh", "bash", "env", "sleep", "true", "false", "echo", "impetusd", "impetusd-service"})  # fmt: skip
 _IGNORED = """\
-# Secrets, and what each host makes anew.
+# Secrets, and files that each host generates.
 **/.env
 **/.env.*
 **/*.env
@@ -61,9 +61,9 @@ def _lines(config: Config, facts: Facts) -> Iterator[str]:
     lock = next((name for name in LOCKS if name in facts.files), "")
     ports = sorted({port.number for unit in _units(config) for port in listening(unit, "")[1]})
     yield from emit.comment(
-        f"Made by impetusd export image. In the folder that base_dir is:\n\n"
+        f"Made by impetusd export image. Build it in the folder base_dir:\n\n"
         f"  docker build -t {facts.name} -f {FILE} .        # or podman build --format docker\n\n"
-        f"What runs it brings the INI: impetusd export compose, impetusd export kubernetes, or by hand\n\n"
+        f"The INI file is mounted by what impetusd export compose or kubernetes writes, or by hand:\n\n"
         f"  docker run --read-only --tmpfs {TMP} -v ./web.ini:{CONF}:ro {facts.name}"
     ).splitlines()
     yield ""
@@ -82,14 +82,14 @@ def _lines(config: Config, facts: Facts) -> Iterator[str]:
     yield ""
     yield "FROM $BASE"
     if programs := _programs(config):
-        yield f"# The INI file also runs {', '.join(programs)}: install that here, or give its unit an image of its own."
+        yield f"# The INI file also runs {', '.join(programs)}: install them here, or use another image for their units."
     yield f"RUN useradd --uid {UID} --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin app \\"
     yield f" && install -d -o {UID} -g {UID} -m 0755 {DATA}"
     yield f"COPY --from=build {VENV} {VENV}"
     yield f"WORKDIR {APP}"
     yield f"COPY . {APP}"
     yield f"ENV PATH={VENV}/bin:$PATH HOME={TMP} IMPETUSD_CONF={CONF} PYTHONDONTWRITEBYTECODE=1"
-    yield "# A number, so that an orchestrator can see that it is not root. Nothing but /tmp and /data is written."
+    yield "# A number, so that an orchestrator can see that it is not root. Only /tmp and /data are written to."
     yield f"USER {UID}:{UID}"
     if ports:
         yield f"EXPOSE {' '.join(map(str, ports))}"
@@ -111,7 +111,7 @@ def ignored(config: Config, files: Collection[str]) -> str:
     own = [path for path in inside if not path.startswith("..") and path != "."]
     return (
         _IGNORED
-        + "# INI files and env_files, which may have secrets, and the folders of impetusd on this host.\n"
+        + "# INI files and env_files, which may contain secrets, and impetusd's folders on this host.\n"
         + "".join(f"{_literal(path)}\n" for path in own)
         + f"{FILE}\n{IGNORED}\n"
     )

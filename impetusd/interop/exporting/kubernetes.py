@@ -25,12 +25,15 @@ def text(made: Exported) -> str:
     for work in made.containers():
         if names := _of_secret(work):
             head += [
-                f"{work.name} needs a Secret, from a file with a line NAME=value for each of {', '.join(names)}:",
+                (
+                    f"{work.name} needs a Secret, created from a file with a NAME=value line for each of"
+                    f" {', '.join(names)}:"
+                ),
                 f"  kubectl create secret generic {work.secret_name} --from-env-file=FILE",
             ]
         if work.env_files:
             head += [
-                f"{work.name} needs a Secret with what is in {', '.join(work.env_files)}:",
+                f"{work.name} needs a Secret with the contents of {', '.join(work.env_files)}:",
                 f"  kubectl create secret generic {work.file_secret_name} --from-file={work.env_file}=FILE",
             ]
     found = objects(made)
@@ -85,7 +88,7 @@ def _claim(made: Exported) -> dict[str, Any]:
     data = list(made.with_data())
     shared = len(data) > 1 or data[0].replicas_max > 1
     mode = (
-        Noted("ReadWriteMany", "several pods share it: a storage class of a network's file system")
+        Noted("ReadWriteMany", "several pods share it, so its storage class must be a network file system")
         if shared
         else "ReadWriteOnce"
     )
@@ -95,7 +98,7 @@ def _claim(made: Exported) -> dict[str, Any]:
         "metadata": {"name": f"{options.name}-data", "labels": {"app.kubernetes.io/part-of": options.name}},
         "spec": {
             "accessModes": [mode],
-            "resources": {"requests": {"storage": Noted("1Gi", "as much as the files need")}},
+            "resources": {"requests": {"storage": Noted("1Gi", "adjust to the size of the files")}},
         },
     }
 
@@ -108,7 +111,7 @@ def _service(work: Workload, options: Options) -> list[dict[str, Any]]:
         "rollingUpdate": {"maxUnavailable": 0, "maxSurge": work.parallel},
     }
     if work.is_alone:
-        strategy = {"type": Noted("Recreate", "two at once would do everything twice")}
+        strategy = {"type": Noted("Recreate", "two pods at once would do everything twice")}
     spec: dict[str, Any] = {} if scaled else {"replicas": work.replicas}  # an autoscaler's number is not ours to set
     spec |= {"selector": {"matchLabels": _labels(work, options)}, "strategy": strategy}
     if work.settle:

@@ -45,7 +45,7 @@ def _of(work: Workload, config: Config, environ: Mapping[str, str]) -> Iterator[
         if key in _CHANGED or known.value in _PATHS or "${" in entry.value or "/" in entry.value:
             continue
         if _value(old, key) != _value(new, key):
-            yield f"the INI of {work.name}: {key} would not be read as it is meant"
+            yield f"the INI of {work.name}: {key} would not be read back unchanged"
 
 
 def _value(each: Unit | Timer, key: str) -> object:

@@ -113,7 +113,7 @@ class _Export:
         self.made.row(file, line, section.name, key, entry.value if entry else "", rule, new)
 
     def _left_out(self, section: Section) -> None:
-        self._row(section, "enabled" if "enabled" in section.entries else "", lost("it is disabled, and left out"))
+        self._row(section, "enabled" if "enabled" in section.entries else "", lost("it is disabled, so it is left out"))
 
     # Units.
 
@@ -135,7 +135,9 @@ class _Export:
             if unit.kind is Kind.POOL:
                 inner.put("standby", "0")
                 if "standby" not in section.entries and unit.standby:
-                    self.made.differ("a pool has no standby worker (standby = 1 by default): another container answers")
+                    self.made.differ(
+                        "a pool has no standby worker (default: standby = 1), because another container takes over the requests"
+                    )
             listen, work.ports = self.listens[unit.name]
             if listen:
                 inner.put("listen", listen)
@@ -166,7 +168,7 @@ class _Export:
         inner = Inner(section.name)
         self._resources(work, timer.unit, 1)
         if schedule and not timer.timezone and timer.cron:
-            self.made.differ("a CronJob without timezone goes by the clock of the cluster's controller, mostly UTC")
+            self.made.differ("a CronJob without timezone uses the time zone of the cluster's controller, usually UTC")
         self._keys(section, timer.unit, work, inner, timer=timer)
         if not schedule:
             work.timer = True
@@ -188,13 +190,14 @@ class _Export:
         for said in (user, group):
             if said and number_of(said) is None:
                 self.made.do(
-                    f"{unit.name} runs as {said} here: its container runs as {UID}, or write the number of {said}"
+                    f"{unit.name} runs as {said} here, but as {UID} in its container; to keep {said}, write its"
+                    " numeric ID in the INI file"
                 )
         uid, gid = number_of(user), number_of(group)
         work.uid = UID if uid is None else uid
         work.gid = work.uid if gid is None else gid
         if work.uid == 0:
-            self.made.do(f"{unit.name} runs as root: see whether it must")
+            self.made.do(f"{unit.name} runs as root; if it does not need to, set user")
         work.capabilities = tuple(unit.capabilities)
         work.privileges = unit.no_new_privs == "no"
         work.log_size, work.log_keep, work.log_compress = unit.log_max_size, unit.log_keep, unit.log_compress
@@ -232,7 +235,7 @@ class _Export:
                 moved = self._inside(section, key, work)
                 inner.put(key, moved)
                 if moved != entry.value and rule.fate is Fate.KEPT and not new:
-                    rule, new = translated(key, "folders and hosts are those of the containers"), moved
+                    rule, new = translated(key, "folders and hosts were changed to those of the containers"), moved
             self._row(section, key, rule, new)
 
     def _inside(self, section: Section, key: str, work: Workload) -> str:
@@ -246,14 +249,16 @@ class _Export:
                 raise ValueError(f"{entry.file}:{entry.line}: {key}: {error}; write it as ${{NAME}}") from None
             for name, what in found.items():
                 work.needs = {**work.needs, name: False}
-                self.made.do(f"{unit}: the secret {name} is {what}; it is not written")
+                self.made.do(f"{unit}: provide the secret {name}, which is not written: {what}")
         elif values.has_secret(raw):
             name = values.variable(
                 work.name, f"{section.name.rpartition(':')[2]} {key}" if parts(section)[0] == schema.HEALTH else key
             )
             raw = f"${{{name}}}"
             work.needs = {**work.needs, name: False}
-            self.made.do(f"{unit}: the secret {name} is the value of {key} in [{section.name}]; it is not written")
+            self.made.do(
+                f"{unit}: provide the secret {name}, which is not written: the value of {key} in [{section.name}]"
+            )
         _need(work, raw)
         return raw
 
@@ -262,7 +267,7 @@ class _Export:
         places = self._places(work.unit)
         work.data = work.data or places.uses_state(entry.value)
         if shared and places.uses_run(entry.value):
-            self.made.do(f"{work.unit}: {key} names ${{RUN_DIR}}, which containers do not share: give it another value")
+            self.made.do(f"{work.unit}: {key} uses ${{RUN_DIR}}, which containers do not share; set another value")
         return places.moved(entry.value)
 
     def _probes(self, unit: Unit, work: Workload, checks: list[tuple[Health, Section]], inner: Inner) -> None:
@@ -288,7 +293,9 @@ class _Export:
                         else ("livenessProbe" if check.action is Action.RESTART else "readinessProbe")
                     )
                 elif not by_kubelet:
-                    rule = fates.same("impetusd asks, in the container") if rule.fate is Fate.TRANSLATED else rule
+                    rule = (
+                        fates.same("impetusd runs the check in the container") if rule.fate is Fate.TRANSLATED else rule
+                    )
                     if key not in _NOT_INSIDE:
                         inner.put(key, self._inside(section, key, work))
                 self._row(section, key, rule, new)
@@ -353,17 +360,21 @@ class _Export:
         """What somebody must provide."""
         if self.options.target is Target.COMPOSE and (work.secret or work.env_files):
             what = [", ".join(f"{name}=…" for name in work.secret)] if work.secret else []
-            what += [f"what is in {path}" for path in work.env_files]
+            what += [f"the contents of {path}" for path in work.env_files]
             self.made.do(
-                f"{unit.name}: write {work.env_file} beside the compose file, readable by uid {work.uid} alone, with {' and '.join(what)}"
+                f"{unit.name}: create {work.env_file} next to the compose file, readable only by uid {work.uid}, with"
+                f" {' and '.join(what)}"
             )
         elif self.options.target is Target.KUBERNETES:
             names = [*work.secret, *(name for name, optional in work.needs.items() if not optional)]
             if names:
-                self.made.do(f"{unit.name}: make the Secret {work.secret_name} with {', '.join(dict.fromkeys(names))}")
+                self.made.do(
+                    f"{unit.name}: create the Secret {work.secret_name} with {', '.join(dict.fromkeys(names))}"
+                )
             if work.env_files:
                 self.made.do(
-                    f"{unit.name}: make the Secret {work.file_secret_name}, whose key {work.env_file} has what is in {', '.join(work.env_files)}"
+                    f"{unit.name}: create the Secret {work.file_secret_name}, with the contents of"
+                    f" {', '.join(work.env_files)} as its key {work.env_file}"
                 )
 
     # The rest.
@@ -404,7 +415,7 @@ class _Export:
                     self._row(
                         section,
                         key,
-                        unneeded("no container has this: its unit is left out, or its profile is not in force"),
+                        unneeded("no container uses this: its unit was left out, or its profile is not active"),
                     )
         self.made.rows = list(dict.fromkeys(self.made.rows))
 
@@ -415,11 +426,14 @@ class _Export:
         if len(data) > 1 or any(each.replicas_max > 1 for each in data):
             names = ", ".join(each.unit for each in data)
             made.do(
-                f"the containers of {names} share the files in ${{STATE_DIR}}: on several nodes the volume data must be a network's (NFS, CephFS)"
+                f"the containers of {names} share the files in ${{STATE_DIR}}: on several nodes, the volume data must"
+                " be on a network file system (NFS, CephFS)"
             )
         for work in data:
             if work.is_alone and not work.timer and work.role is Role.SERVICE:
-                made.differ(f"{work.unit} keeps files in ${{STATE_DIR}}: the old one ends before a new one starts")
+                made.differ(
+                    f"{work.unit} keeps files in ${{STATE_DIR}}: its old container stops before a new one starts"
+                )
         for name, (listen, found) in self.listens.items():
             if found and not listen:
                 numbers = ", ".join(str(each.number) for each in found)
@@ -430,10 +444,12 @@ class _Export:
             for work in made.workloads:
                 if work.replicas > 1 and any(each.published for each in work.ports):
                     made.do(
-                        f"{work.unit} has {work.replicas} containers and one published port: for docker compose, without Swarm, give --per-container {work.replicas * self.options.per_container}"
+                        f"{work.unit} has {work.replicas} containers and one published port; for docker compose"
+                        f" without Swarm, use --per-container {work.replicas * self.options.per_container}"
                     )
         made.differ(
-            "each unit runs in a container of its own, as uid 10001 unless it names another, on a file system that is read-only but for /tmp and /data"
+            "each unit runs in its own container, as uid 10001 unless it sets another, on a file system that is"
+            " read-only except for /tmp and /data"
         )
 
 
@@ -459,5 +475,5 @@ def _renamed(section: Section, old: str, new: str) -> Row:
         old,
         Fate.TRANSLATED,
         new,
-        "names of hosts have small letters, digits and -",
+        "host names consist of lowercase letters, digits and -",
     )

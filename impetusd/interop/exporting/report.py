@@ -23,7 +23,7 @@ def lines(made: Exported) -> Iterator[str]:
     yield from (f"differs: {each}" for each in made.differs)
     yield from (f"to do: {redact.text(each)}" for each in made.todo)
     total = len(made.workloads)
-    yield f"{total} kind{'s' * (total != 1)} of container; keys: {rows.counts(made.rows)}"
+    yield f"{total} container type{'s' * (total != 1)}; keys: {rows.counts(made.rows)}"
 
 
 def as_json(made: Exported) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def without_secrets(unit: str, raw: str) -> tuple[str, dict[str, str]]:
     if shown == words:
         return raw, {}
     if len(spans) != len(words):
-        raise ValueError("it has a secret by value")
+        raise ValueError("it contains a secret")
     found: dict[str, str] = {}
     parts: list[str] = []
     end = 0
@@ -133,12 +133,12 @@ def without_secrets(unit: str, raw: str) -> tuple[str, dict[str, str]]:
             before = words[number - 1] if number else ""
             option, equals = (before if before.startswith("-") and "=" not in before else ""), ""
         name = variable(unit, option.lstrip("-") or f"argument {number}")
-        found[name] = f"what stands behind {option}" if option else f"argument {number} of its command"
+        found[name] = f"the value of {option}" if option else f"argument {number} of its command"
         parts += [raw[end : spans[number][0]], f'"{option if equals else ""}{equals}${{{name}}}"']
         end = spans[number][1]
     text = "".join([*parts, raw[end:]])
     if redact.argv(_words(text)) != _words(text):
-        raise ValueError("it has a secret by value")
+        raise ValueError("it contains a secret")
     return text, found
 
 

@@ -47,9 +47,11 @@ KEYS: dict[str, Rule] = {
     "working_dir": kept("cwd"),
     "uid": translated("user"),
     "gid": translated("group"),
-    "copy_env": translated("env_pass", "yes: all of impetusd's environment; no, as without it: nothing but PATH"),
+    "copy_env": translated("env_pass", "yes: all of impetusd's environment; no (the default): only PATH"),
     "copy_path": lost("set PYTHONPATH in [env:NAME]"),
-    "virtualenv": translated("[env:NAME]", "PATH begins with its bin/; PYTHONPATH is its site-packages, if it is here"),
+    "virtualenv": translated(
+        "[env:NAME]", "PATH starts with its bin/; PYTHONPATH is its site-packages if it exists on this host"
+    ),
     "numprocesses": translated("instances"),
     "singleton": unneeded("one instance is the default"),
     "priority": translated("depends_on", "kept as a comment; set depends_on instead"),
@@ -70,7 +72,7 @@ KEYS: dict[str, Rule] = {
     "stderr_stream.filename": translated("error_file"),
     "stderr_stream.max_bytes": translated("log_max_size"),
     "stderr_stream.backup_count": translated("log_keep"),
-    "use_sockets": translated("listen", "$(circus.sockets.NAME) is the number of its descriptor, from 3 on"),
+    "use_sockets": translated("listen", "$(circus.sockets.NAME) becomes the number of its descriptor, starting at 3"),
     "send_hup": lost("impetusd reload NAME starts new processes; impetusd signal HUP NAME sends a signal"),
     "close_child_stdout": unneeded("output is logged"),
     "close_child_stderr": unneeded("output is logged"),
@@ -97,11 +99,11 @@ def read(path: str, options: Options) -> Imported:
         elif kind not in {"env", "DEFAULT"}:
             file, line = sections.at[name]
             rule = (
-                unneeded("of circus's own daemon")
+                unneeded("only for circus's own daemon")
                 if kind == "circus"
-                else translated("listen", "of the watchers that use it")
+                else translated("listen", "in the programs that use it")
                 if kind == "socket"
-                else lost("it has no counterpart")
+                else lost("impetusd has no equivalent")
             )
             imported.row(file, line, name, "", "", rule)
     if not imported.programs:
@@ -170,7 +172,7 @@ def _watcher(  # noqa: PLR0917
     try:
         program.argv = ["sh", "-c", text] if said("shell").lower() in TRUE else shlex.split(text)
     except ValueError as error:
-        raise ImportFault(values["cmd"].file, values["cmd"].line, f"cmd cannot be split: {error}") from None
+        raise ImportFault(values["cmd"].file, values["cmd"].line, f"cmd cannot be parsed: {error}") from None
     put("working_dir", "cwd", absolute(said("working_dir", folder), folder))
     if said("copy_env").lower() in TRUE:
         program.env_pass = EVERY_VARIABLE

@@ -235,7 +235,7 @@ class Expressions(Scanner):
         return self.unknown(name)
 
     def unknown(self, name: str) -> Any:
-        raise self.dynamic(f"{name[:40]} of something")
+        raise self.dynamic(f"the property {name[:40]} of a computed value")
 
     def call(self, function: Any) -> Any:
         if not isinstance(function, _Function):
@@ -283,7 +283,7 @@ class Expressions(Scanner):
         paths = paths if isinstance(paths, list) else [paths]
         known = {"path", "quiet", "debug", "encoding"}
         if not all(isinstance(each, str) and OPEN not in each for each in paths) or set(options) - known:
-            raise self.dynamic("dotenv of a file that is computed")
+            raise self.dynamic("dotenv with a computed file name")
         parsed: dict[str, Any] = {}
         for each in paths:
             parsed = {**self.read_env(each), **parsed}

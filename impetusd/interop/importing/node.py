@@ -35,10 +35,14 @@ def run(path: str) -> Ran:
     """
     node = shutil.which("node")
     if node is None:
-        raise ImportFault(path, 1, "it computes its values, and node is not installed to run it")
+        raise ImportFault(path, 1, "it contains JavaScript that must be run, but node is not installed")
     distrust = vetted.examine(path, Trust(os.geteuid()))
     if distrust is not None:
-        raise ImportFault(path, 1, f"it computes its values, and is not run: {distrust.what}; {distrust.fix}")
+        raise ImportFault(
+            path,
+            1,
+            f"it contains JavaScript that must be run, but running it is unsafe: {distrust.what}; {distrust.fix}",
+        )
     first: _Failed | None = None
     for how in ("", "e", "m", "em"):
         try:

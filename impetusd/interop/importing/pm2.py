@@ -153,7 +153,8 @@ class _App:
         text = self.said(key)
         if names(text):
             self.reader.imported.differ(
-                f"{key} of {self.program.name} no longer follows {', '.join(names(text))}; its value is the one without them: {resolve(text, {}) or 'empty'}."
+                f"{key} of {self.program.name} no longer depends on {', '.join(names(text))}; it is fixed to the"
+                f" value without them: {resolve(text, {}) or 'empty'}."
             )
         return resolve(text, {})
 
@@ -189,11 +190,12 @@ class _App:
             program.keys["env_file"] = ", ".join(f"-{path}" for path in reversed(reader.env_files))
             program.env = reader.otherwise | program.env
             reader.imported.differ(
-                f"The file reads {', '.join(reader.env_files)} by dotenv; env_file has it read at each start, if it is there."
+                f"The file reads {', '.join(reader.env_files)} through dotenv; env_file reads it at each start, if it"
+                " exists."
             )
             if reader.otherwise:
                 reader.imported.differ(
-                    f"{', '.join(reader.otherwise)}: env_file would read another value; so they are in [env:NAME]."
+                    f"{', '.join(reader.otherwise)}: env_file would read a different value, so [env:NAME] sets it."
                 )
         for key, value in self.given.items():
             self.row(key, value)
@@ -265,7 +267,7 @@ class _App:
             how = "python3"  # as PM2 does it
         self.python = "python" in how
         if how == "bun" and not interpreter:
-            self.reader.imported.differ(f"{self.program.name}: TypeScript is run by bun, as PM2 does it.")
+            self.reader.imported.differ(f"{self.program.name}: TypeScript is run by bun, as in PM2.")
         return [how, *self.words("node_args"), program, *args]
 
     def environment(self) -> None:
@@ -411,7 +413,7 @@ class _App:
                 program.notes.append(f"instances = {wanted}, and listen = [::]:PORT with the port that they share")
                 self.lose(
                     "instances",
-                    "their port is unknown, and instances would conflict over it: write listen = [::]:PORT and"
+                    "their port is unknown, and instances would conflict over it; write listen = [::]:PORT and"
                     " instances",
                 )
                 self.reader.imported.todo.append(f"{program.name}: write listen = [::]:PORT and instances = {wanted}.")
@@ -425,9 +427,11 @@ class _App:
             if "wait_ready" in program.keys or "listen" in program.keys:
                 self.put("listen_timeout", "listen_timeout", seconds(max(value, 1.0)))
             else:
-                self.fates["listen_timeout"] = unneeded("a start does not wait")
+                self.fates["listen_timeout"] = unneeded("a start does not wait for it")
         if self.flag("shutdown_with_message", default=False) and "listen" not in program.keys:
-            self.lose("shutdown_with_message", "it is stopped with a signal; Node with listen also gets the message")
+            self.lose(
+                "shutdown_with_message", "programs are stopped with a signal; Node with listen also gets the message"
+            )
         if wanted != "1":
             self.put("instances", "instances", wanted)
 

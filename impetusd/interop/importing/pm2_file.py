@@ -26,21 +26,32 @@ def config(path: str, text: str, options: Options, imported: Imported) -> tuple[
     except Dynamic as error:
         if options.run_node is None:
             raise ImportFault(
-                path, error.line, f"only JavaScript itself can compute this ({error.what}), and --no-node is given"
+                path, error.line, f"only JavaScript can compute this ({error.what}), but --no-node was given"
             ) from None
-        imported.differ(f"{path}:{error.line}: JavaScript computes this ({error.what}), so the file was run by node.")
+        imported.differ(
+            f"{path}:{error.line}: only JavaScript can compute this ({error.what}), so the file was run with node."
+        )
         notes: list[str] = []
         ran = options.run_node(path)
         if ran.marked is None:
             notes.append("*")
         found = ran.plain if ran.marked is None else node.merged(ran.plain, ran.marked, notes)
         for where in notes:
-            imported.row(path, 1, "", where, "", lost("it depends on the environment, and is as it is without any"))
+            imported.row(
+                path, 1, "", where, "", lost("it depends on environment variables; converted as if none were set")
+            )
         if ran.needs:
-            imported.differ(f"{path} fails where variables are not set that it asks for; it was read as if they were.")
+            imported.differ(
+                f"{path} fails if some of the variables it reads are unset; it was read as if they were set."
+            )
         for name in ran.missing:
             imported.row(
-                path, 1, "", name, "", lost("it is not here, and was taken as empty; make it, and import again")
+                path,
+                1,
+                "",
+                name,
+                "",
+                lost("it does not exist here and was treated as empty; create it and import again"),
             )
         return found, ran.env_files
 

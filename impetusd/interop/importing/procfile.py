@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 KEYS = {
     "NAME: COMMAND": kept("[program:NAME]", "run by sh -c if it needs a shell"),
-    "release": translated("type", "oneshot: the others start when it has exited with 0"),
-    ".env": translated("env_file", "of each program"),
+    "release": translated("type", "oneshot: the other programs start once it has exited with 0"),
+    ".env": translated("env_file", "for each program"),
     "PORT": translated(
         "[env:NAME]",
-        "5000, or that of .env, and 100 more for each program, as foreman has it; one that is set counts for web and commands with PORT",
+        "5000 (or PORT from .env) plus 100 for each further program, as in foreman; for web and commands that use"
+        " PORT, a PORT in the environment takes precedence",
     ),
 }
 FIRST_PORT, NEXT_PORT = 5000, 100
@@ -64,7 +65,7 @@ def read(path: str, options: Options) -> Imported:
         imported.row(path, number, program.name, match[1], match[2], rule, f"[program:{program.name}]")
         imported.programs.append(program)
     if not imported.programs:
-        raise ImportFault(path, 1, "it contains no NAME: COMMAND")
+        raise ImportFault(path, 1, "it contains no line of the form NAME: COMMAND")
     for program in imported.programs:
         if release and program.name != release:
             program.keys["depends_on"] = release
@@ -76,9 +77,9 @@ def read(path: str, options: Options) -> Imported:
         "A process that exits is restarted, while foreman stops all of them. Output goes to files; set out_file ="
         " stdout to get foreman's behavior."
     )
-    imported.differ(f"They run in {folder}; use --cwd FOLDER for another folder.")
+    imported.differ(f"Programs run in {folder}; use --cwd FOLDER for another folder.")
     if basename(path) != "Procfile":
-        imported.differ(f"{basename(path)} may be for development only.")
+        imported.differ(f"{basename(path)} may be meant for development only.")
     return imported
 
 
@@ -88,4 +89,4 @@ def _command(text: str, path: str, line: int) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ImportFault(path, line, f"the command cannot be split: {error}") from None
+        raise ImportFault(path, line, f"the command cannot be parsed: {error}") from None

@@ -21,7 +21,7 @@ def lines(imported: Imported) -> Iterator[str]:
     for row in imported.rows:
         yield rows.line(row, _old(row), "" if row.fate is Fate.KEPT else row.why)
     yield from (f"differs: {each}" for each in imported.differs)
-    yield from (f"this host lacks: {redact.text(each)}" for each in imported.lacks)
+    yield from (f"missing on this host: {redact.text(each)}" for each in imported.lacks)
     yield from (f"to do: {each}" for each in imported.todo)
     programs = len(imported.programs)
     yield f"{programs} program{'' if programs == 1 else 's'}; keys: {rows.counts(imported.rows)}"

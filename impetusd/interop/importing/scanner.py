@@ -79,9 +79,9 @@ class Scanner:
         if not self.take(sign):
             shown = self.text[self.at : self.at + 20].split("\n")[0]
             raise (
-                self.dynamic(f"{shown!r} where {sign} was awaited")
+                self.dynamic(f"{shown!r} where {sign} was expected")
                 if shown
-                else self.fault(f"it ends where {sign} was awaited")
+                else self.fault(f"it ends where {sign} was expected")
             )
 
     def name(self) -> str:
@@ -121,7 +121,7 @@ class Scanner:
             ).match(self.text, self.at)
             code = int(match[1] or match[2], 16) if match else -1
             if match is None or code > 0x10FFFF or 0xFDD0 <= code <= 0xFDEF:
-                raise self.fault("an escape that is no character")
+                raise self.fault("an invalid escape sequence")
             self.at = match.end()
             if 0xD800 <= code <= 0xDBFF and (
                 low := re.compile(r"\\u([dD][c-fC-F][0-9a-fA-F]{2})").match(self.text, self.at)

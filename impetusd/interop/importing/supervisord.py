@@ -78,7 +78,7 @@ def _include(sections: Sections, path: str, options: Options, imported: Imported
                 "include",
                 "files",
                 shown(pattern),
-                lost("no file here matches it; set the host's root folder with --root"),
+                lost("no file matches it here; set the host's root folder with --root"),
             )
         for name in found:
             if name in seen:
@@ -104,7 +104,7 @@ def _expanded(entry: Value, text: str, known: Mapping[str, str]) -> str:
             return reference(name[4:], "")
         found = known.get(name)
         if found is None:
-            raise ImportFault(entry.file, entry.line, f"%({name}) is not known to supervisord here")
+            raise ImportFault(entry.file, entry.line, f"%({name}) is not defined here")
         if form and found.isdecimal() and len(form) < 5:
             return f"%{form}d" % int(found)
         return found
@@ -145,14 +145,15 @@ class _Reader:
             imported.row(self.path, 1, "", "", "", lost("it and its included files contain no program"))
         else:
             imported.differ(
-                "A program gets impetusd's environment (env_pass = *), as it got supervisord's, but no SUPERVISOR_*"
-                " variables."
+                "A program gets impetusd's environment (env_pass = *), as it got supervisord's, but without"
+                " SUPERVISOR_* variables."
             )
             if any("user" in each.keys for each in imported.programs):
                 imported.differ(
-                    "HOME, USER, LOGNAME and SHELL of a program with user are impetusd's, as they were supervisord's; without their names in env_pass they are the user's."
+                    "In programs with user, HOME, USER, LOGNAME and SHELL are impetusd's, as they were supervisord's;"
+                    " to get the user's, remove their names from env_pass."
                 )
-            imported.differ("Descendants are stopped with their program (treekill), also where stopasgroup is not set.")
+            imported.differ("Descendants are stopped with their program (treekill), even if stopasgroup is not set.")
             imported.differ(
                 "The delay between restarts grows if a program keeps failing; it becomes FATAL after max_restarts"
                 " within restart_window."
@@ -410,13 +411,13 @@ class _Reader:
             return default
         text = (texts or {}).get(key, entry.text).strip()
         if not re.fullmatch(r"[-+]?[0-9]{1,9}", text):
-            raise ImportFault(entry.file, entry.line, f"{key} is no whole number")
+            raise ImportFault(entry.file, entry.line, f"{key} is not a whole number")
         return int(text)
 
     def size(self, section: str, values: Mapping[str, Value], key: str, texts: Mapping[str, str]) -> int:
         match = re.fullmatch(r"([0-9]{1,9})\s*(|kb|mb|gb|k|m|g)", texts.get(key, "50MB").lower())
         if match is None:
-            raise ImportFault(*self.place(section, values, key), f"{key} is no size like 50MB")
+            raise ImportFault(*self.place(section, values, key), f"{key} is not a size like 50MB")
         return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2][:1]]
 
     def group_of(self, program: str) -> str:
@@ -500,7 +501,7 @@ def _split(text: str, at: tuple[str, int]) -> list[str]:
     try:
         words = shlex.split(_marked(text))
     except ValueError as error:
-        raise ImportFault(*at, f"command cannot be split: {error}") from None
+        raise ImportFault(*at, f"command cannot be parsed: {error}") from None
     if not words:
         raise ImportFault(*at, "command is empty")
     return words

@@ -13,7 +13,7 @@ KEYS: dict[str, Rule] = {
         "", "instances are numbered from 0; if a value uses another number, each process becomes a unit"
     ),
     "priority": translated(
-        "depends_on", "kept as a comment; set depends_on, and a start waits until those units are ready"
+        "depends_on", "kept as a comment; set depends_on, so that a start waits until those units are ready"
     ),
     "autostart": kept("autostart"),
     "startsecs": translated("min_uptime"),
@@ -41,32 +41,32 @@ KEYS: dict[str, Rule] = {
     "stderr_events_enabled": lost("impetusd has no event listeners; impetusd logs -f prints new output"),
     "stdout_capture_maxbytes": lost("impetusd has no capture mode"),
     "stderr_capture_maxbytes": lost("impetusd has no capture mode"),
-    "serverurl": unneeded("no variable names a server here"),
+    "serverurl": unneeded("impetusd sets no SUPERVISOR_SERVER_URL"),
 }
 # Of [supervisord].
 DAEMON: dict[str, Rule] = {
     "logfile": unneeded("impetusd.log is in log_dir"),
-    "logfile_maxbytes": unneeded("of supervisord's own log"),
-    "logfile_backups": unneeded("of supervisord's own log"),
-    "loglevel": unneeded("of supervisord's own log"),
-    "silent": unneeded("of supervisord's own log"),
-    "pidfile": unneeded("impetusd finds its daemon by the INI file"),
-    "nodaemon": translated("", "true is impetusd run, false is impetusd start"),
+    "logfile_maxbytes": unneeded("only for supervisord's own log"),
+    "logfile_backups": unneeded("only for supervisord's own log"),
+    "loglevel": unneeded("only for supervisord's own log"),
+    "silent": unneeded("only for supervisord's own log"),
+    "pidfile": unneeded("impetusd finds its daemon through the INI file"),
+    "nodaemon": translated("", "true: impetusd run; false: impetusd start"),
     "nocleanup": unneeded("old log files stay where they are"),
-    "strip_ansi": lost("output is logged as it comes"),
+    "strip_ansi": lost("output is logged unchanged"),
     "identifier": unneeded("only for XML-RPC"),
     "childlogdir": translated("log_dir", "kept as a comment; only for programs without their own log file"),
-    "umask": translated("umask", "of each program"),
+    "umask": translated("umask", "for each program"),
     "minfds": translated("rlimits", "kept as a comment; programs inherit the daemon's own limit"),
     "minprocs": translated("rlimits", "kept as a comment; programs inherit the daemon's own limit"),
-    "user": translated("user", "of each program"),
-    "directory": translated("cwd", "of each program"),
-    "environment": translated("[env:NAME]", "of each program"),
+    "user": translated("user", "for each program"),
+    "directory": translated("cwd", "for each program"),
+    "environment": translated("[env:NAME]", "for each program"),
 }
 # Other sections, by their kind.
 SECTIONS: dict[str, Rule] = {
     "group": kept("[group:NAME]"),
-    "include": translated("", "what it includes is in this INI"),
+    "include": translated("", "the included files were merged into the INI file"),
     "unix_http_server": translated(
         "xmlrpc of [gateway]", "needed only to keep using supervisorctl; see impetusd help from-supervisord"
     ),
@@ -74,9 +74,9 @@ SECTIONS: dict[str, Rule] = {
         "xmlrpc of [gateway]", "needed only to keep using supervisorctl; see impetusd help from-supervisord"
     ),
     "rpcinterface": unneeded("XML-RPC is available if [gateway] has xmlrpc"),
-    "supervisorctl": unneeded("impetusd finds its socket by the INI file"),
-    "ctlplugin": lost("supervisorctl's plug-ins have no counterpart"),
-    "eventlistener": lost("there are no event listeners: see impetusd help from-supervisord for what replaces them"),
+    "supervisorctl": unneeded("impetusd finds its socket through the INI file"),
+    "ctlplugin": lost("impetusd has no equivalent of supervisorctl's plug-ins"),
+    "eventlistener": lost("impetusd has no event listeners; see impetusd help from-supervisord for alternatives"),
     "fcgi-program": lost(
         "its socket would be descriptor 0, but impetusd's start at 3; run a FastCGI server that opens its own socket"
     ),

@@ -69,7 +69,7 @@ def read(path: str, options: Options) -> Imported:
         "Output goes to files, not to the journal; to keep the journal, set out_file = stdout and run impetusd under"
         " systemd."
     )
-    imported.differ("HOME, USER and LANG are set as by systemd, but HOME is impetusd's own where no User= is set.")
+    imported.differ("HOME, USER and LANG are set as by systemd, but without User=, HOME is impetusd's own.")
     return imported
 
 
@@ -129,7 +129,7 @@ class _Service:
             lines = [(shlex.join(self.command(each)), "-" in _prefix(each.value)) for each in starts]
             joined = [f"{{ {line} || true; }}" if may_fail else line for line, may_fail in lines]
             program.argv = ["/bin/sh", "-c", " && ".join(joined)]
-            self.fates["ExecStart"] = translated("command", "one after the other, by sh -c")
+            self.fates["ExecStart"] = translated("command", "run one after another by sh -c")
         else:
             program.argv = self.command(starts[0])
             if len(starts) > 1:
@@ -176,7 +176,7 @@ class _Service:
             if rule is None and each.key[:2] == "X-":
                 rule = unneeded("systemd ignores it, too")
             if rule is None:
-                rule = lost("it has no counterpart")
+                rule = lost("impetusd has no equivalent")
             if each.key == "StandardInput" and each.value != "null":
                 rule = lost("standard input is /dev/null")
             if rule.fate is Fate.LOST and each.value.lower() in {"no", "false", "0", "off"}:
@@ -234,7 +234,8 @@ class _Service:
                 )
             if self.template and match[1] in "iIf":
                 self.fates[each.key] = lost(
-                    f"%{match[1]} is empty in a template: import {self.template}@INSTANCE.service, which need not be there"
+                    f"%{match[1]} is empty in a template; import {self.template}@INSTANCE.service instead (the file"
+                    " need not exist)"
                 )
             return found
 
@@ -246,7 +247,7 @@ class _Service:
             for word in self.words(each, each.value):
                 name, equals, value = word.partition("=")
                 if not equals:
-                    raise ImportFault(each.file, each.line, "Environment= has a word without =")
+                    raise ImportFault(each.file, each.line, "Environment= contains a word without =")
                 program.env[name] = self.specifiers(each, value)
         named = [self.specifiers(each, each.value) for each in self.set.get("EnvironmentFile", ())]
         if named:
@@ -254,7 +255,7 @@ class _Service:
         if self.overridden(named):
             program.env.setdefault("PATH", PATH)
         else:
-            self.imported.differ("PATH is impetusd's own where no EnvironmentFile sets it.")
+            self.imported.differ("PATH is impetusd's own unless an EnvironmentFile sets it.")
         passed = [word for each in self.set.get("PassEnvironment", ()) for word in each.value.split()]
         program.env_pass = ", ".join(passed)
         self.new["PassEnvironment"] = f"env_pass = {program.env_pass}"
@@ -271,7 +272,7 @@ class _Service:
                 self.program.env.pop(name, None)
             if found is None and self.program.env:
                 self.imported.differ(
-                    f"{path} could not be read: what it sets and Environment= sets, too, is here as in Environment=."
+                    f"{path} could not be read; variables that Environment= also sets were converted from Environment=."
                 )
         return free
 
@@ -279,17 +280,17 @@ class _Service:
         try:
             return systemd_words.split(text)
         except ValueError as error:
-            raise ImportFault(each.file, each.line, f"{each.key}= cannot be split: {error}") from None
+            raise ImportFault(each.file, each.line, f"{each.key}= cannot be parsed: {error}") from None
 
     def command(self, each: _Line) -> list[str]:
         prefix = _prefix(each.value)
         if "@" in prefix:
-            self.fates[each.key] = lost("the first argument after @ would be its name")
+            self.fates[each.key] = lost("impetusd cannot set argv[0] (the @ prefix)")
         words = [self.specifiers(each, word) for word in self.words(each, each.value[len(prefix) :])]
         if not words:
-            raise ImportFault(each.file, each.line, f"{each.key}= names no program")
+            raise ImportFault(each.file, each.line, f"{each.key}= does not name a program")
         if ";" in words:
-            self.fates[each.key] = lost("what follows the ; is another command, and is left out")
+            self.fates[each.key] = lost("the command after ; was left out")
             words = words[: words.index(";")]
         env = self.program.env
         if "env_file" in self.program.keys or self.program.env_pass:
@@ -299,7 +300,7 @@ class _Service:
         known = {name: reference(name, "") for name in STANDARD} | env
         for name in systemd_words.variables(words):
             if name not in known:
-                self.imported.todo.append(f"{self.program.name}: nothing sets {name}, which is empty in {each.key}.")
+                self.imported.todo.append(f"{self.program.name}: {name} is not set, so it is empty in {each.key}.")
         return systemd_words.expanded(words, known) or words[:1]
 
     def time(self, key: str) -> float | None:
@@ -325,7 +326,7 @@ class _Service:
             self.fates["Type"] = lost(
                 "it must stay in the foreground; add the option for that to its command"
                 if kind == "forking"
-                else "write ready = tcp:HOST:PORT, or nothing"
+                else "write ready = tcp:HOST:PORT, or omit it"
             )
             self.imported.todo.append(f"{self.program.name}: make it stay in the foreground (Type={kind}).")
         restart = RESTART.get(self.value("Restart") or "no", "on-failure")

@@ -8,11 +8,11 @@ FOLDERS = {"Runtime": "/run", "State": "/var/lib", "Cache": "/var/cache", "Logs"
 _SANDBOX = lost("impetusd has no sandbox, only capabilities and no_new_privs")
 _ORDER = translated("depends_on", "kept as a comment; set depends_on instead")
 KEYS: dict[str, Rule] = {
-    "ExecStart": kept("command", "by sh -c where it has variables, and there is an EnvironmentFile"),
+    "ExecStart": kept("command", "run by sh -c if it uses variables and there is an EnvironmentFile"),
     "ExecStartPre": translated("depends_on", "each is a [program:NAME-pre] with type = oneshot"),
-    "ExecStartPost": lost("a unit that depends on it may do that"),
+    "ExecStartPost": lost("use a unit that depends on it"),
     "ExecReload": lost("impetusd reload NAME starts new processes; impetusd signal HUP NAME sends a signal"),
-    "ExecStop": lost("kill_signal asks it to stop; a plain kill -SIGNAL $MAINPID becomes that"),
+    "ExecStop": lost("set kill_signal; a plain kill -SIGNAL $MAINPID is converted to it"),
     "ExecStopPost": lost("impetusd has no such hook"),
     "Type": translated("type", "oneshot: type = oneshot; notify: wait_ready = yes; simple and exec: the default"),
     "RemainAfterExit": unneeded("a oneshot counts as started once it has exited"),
@@ -43,15 +43,15 @@ KEYS: dict[str, Rule] = {
     "MemoryHigh": translated("max_memory_restart", "impetusd restarts it, while systemd throttles it"),
     "MemoryMax": translated("max_memory_kill"),
     "NoNewPrivileges": translated("no_new_privs"),
-    "StandardInput": unneeded("null: that is what there is"),
+    "StandardInput": unneeded("always null"),
     "StandardOutput": translated("out_file"),
     "StandardError": translated("error_file"),
     "SyslogIdentifier": unneeded("each unit has its own files"),
     "PIDFile": unneeded("impetusd started it and knows its pid"),
-    "NotifyAccess": unneeded("every process of the unit may notify"),
+    "NotifyAccess": unneeded("every process of the unit may send notifications"),
     "GuessMainPID": unneeded("impetusd started it and knows its pid"),
-    "Description": unneeded("it is a comment"),
-    "Documentation": unneeded("it is a comment"),
+    "Description": unneeded("kept as a comment"),
+    "Documentation": unneeded("kept as a comment"),
     **dict.fromkeys(("After", "Before", "Requires", "Wants", "BindsTo", "PartOf", "Requisite"), _ORDER),
     **dict.fromkeys(("WantedBy", "RequiredBy", "Alias", "Also"), unneeded("impetusd startup has systemd start impetusd at boot")),
     **dict.fromkeys(
@@ -62,7 +62,7 @@ KEYS: dict[str, Rule] = {
     ),
     **dict.fromkeys(
         tuple(f"{each}Directory{mode}" for mode in ("", "Mode") for each in FOLDERS),
-        translated("depends_on", "a [program:NAME-folders] with type = oneshot makes it"),
+        translated("depends_on", "created by a [program:NAME-folders] with type = oneshot"),
     ),
-    "PermissionsStartOnly": translated("user", "of the command itself, not of each [program:NAME-pre]"),
+    "PermissionsStartOnly": translated("user", "applies only to the command itself, not to [program:NAME-pre]"),
 }  # fmt: skip

@@ -45,7 +45,7 @@ def _unescaped(match: re.Match[str]) -> str:
     if match[5]:
         return _LETTERS.get(match[5], match[5])
     if not 0 < code <= 0x10FFFF or 0xD800 <= code < 0xE000 or 0xFDD0 <= code <= 0xFDEF:
-        raise ValueError("an escape that is no character")
+        raise ValueError("an invalid escape sequence")
     return chr(code)
 
 

@@ -110,7 +110,7 @@ def command(argv: Iterable[str]) -> str:
     """The same of an argument list."""
     words = list(argv)
     if not words or not words[0]:
-        raise ValueError("it names no program")
+        raise ValueError("it does not name a program")
     value = " ".join(_quoted(word, shlex.quote) for word in words)
     if _entry(_continued(value)) != value:
         raise ValueError("it contains line breaks, or ends with text that would become a comment")
@@ -155,7 +155,7 @@ def _rendered(text: str, *, lines: bool = False) -> str:
         elif default is None:
             parts.append(f"${{{name}}}")
         elif set(default) & set("}'\""):
-            raise ValueError(f"the default of {name} has a quote or a brace in it")
+            raise ValueError(f"the default of {name} contains a quote or a brace")
         else:
             parts.append(f"${{{name}:-{default.replace('$', '$$')}}}")
     return "".join(parts)
@@ -195,7 +195,7 @@ def _differing(program: Program, unit: Unit, folder: str, environ: Mapping[str, 
     said = f"[program:{program.name}]"
     found = []
     if list(unit.command) != expanded(program.argv, environ):
-        found.append(f"{said}: its command would not be read back unchanged")
+        found.append(f"{said}: command would not be read back unchanged")
     for name, value in program.env.items():
         if unit.env.get(name) != resolve(value, environ) and sole(value) != name:
             found.append(f"{said}: {name} would not be read back unchanged")
@@ -234,7 +234,7 @@ def _leave_out(imported: Imported, text: str, error: ConfigError) -> bool:
                 if entry.line != problem.line or program is None or key not in program.keys:
                     continue
                 old = program.keys.pop(key)
-                why = f"check refuses {key} = {old}: {problem.text}"
+                why = f"impetusd check rejects {key} = {old}: {problem.text}"
                 imported.rows.append(Row(program.file, program.line, program.name, key, old, Fate.LOST, "", why))
                 found = True
     return found

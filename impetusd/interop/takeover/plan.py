@@ -67,7 +67,7 @@ def steps(known: Sequence[Known], title: str) -> tuple[list[Step], list[str]]:
     """
     found = {each.unit.name: _step(each, title) for each in known}
     refused = [
-        f"{each.unit.name} is {process.said} in {title}: wait, fix it, or stop it there"
+        f"{each.unit.name} is {process.said} in {title}; wait, fix it, or stop it there"
         for each in known
         for process in each.theirs
         if process.was in {Was.UNSETTLED, Was.FAILED}
@@ -98,7 +98,7 @@ def _step(known: Known, title: str) -> Step:
             return Step(name, How.MOVED, "already running under impetusd", theirs)
         was = tuple(each.id for each in theirs if each.id in known.was) or tuple(each.id for each in theirs)
         if known.was and theirs:
-            why = f"an interrupted take-over has stopped it in {title}"
+            why = f"stopped in {title} by an interrupted take-over"
             return Step(name, How.RESUME, why, theirs, was, again=known.runs)
         if not theirs:
             return Step(name, How.ABSENT, f"not known to {title}")

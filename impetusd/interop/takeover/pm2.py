@@ -64,7 +64,7 @@ class Pm2:
             return  # a wrapper: what it prints is checked
         if installed != runs:
             raise ManagerFault(
-                f"PM2 {runs} runs, and {self._command} is {installed}: put the same version into PATH"
+                f"PM2 {runs} runs, and {self._command} is {installed}: put that version into PATH"
                 " (pm2 update restarts every app)"
             )
 
@@ -121,7 +121,9 @@ class Pm2:
             self._run("restart", *others)
         lists = [each for each in others if each in self._watched]
         if lists:
-            self.notes.append(f"PM2 no longer watches the folders of {', '.join(lists)}; start it from its file again")
+            self.notes.append(
+                f"PM2 no longer watches the folders of {', '.join(lists)}; to watch them again, start it from its file"
+            )
 
     def forget(self, processes: Iterable[Process]) -> None:
         """Also of what PM2 starts at boot, if it has saved its list."""
@@ -136,7 +138,7 @@ class Pm2:
 
     def at_the_end(self, *, empty: bool) -> list[str]:
         """What is left to do."""
-        return ["pm2 unstartup (if pm2 startup was done), then pm2 kill"] if empty else []
+        return ["pm2 unstartup (if you had used pm2 startup), then pm2 kill"] if empty else []
 
 
 def _process(told: Any) -> Process:

@@ -98,7 +98,10 @@ class Supervisord:
         """What is left to do."""
         if not empty:
             return [
-                "remove the moved programs from supervisord's configuration; otherwise its restart starts them again"
+                (
+                    "remove the moved programs from supervisord's configuration; otherwise a restart of supervisord"
+                    " starts them again"
+                )
             ]
         if self._service:
             return [f"systemctl disable --now {self._service}: its next start would start the programs again"]

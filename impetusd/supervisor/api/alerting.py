@@ -94,7 +94,9 @@ class Alerting:
         self._require(name, {*self._alerts, *self._known(), ""})
         if len(self.silences()) >= MOST:
             raise ProtocolError(
-                FAILED, f"there are {MOST} silences; end one first: impetusd silence --end ID", EXIT_FAILED
+                FAILED,
+                f"{MOST} silences are active, the maximum; end one first: impetusd silence --end ID",
+                EXIT_FAILED,
             )
         number = 1 + max([0, *(int(each["id"]) for each in self._silences if each["id"].isdecimal())])
         made = {"id": str(number), "name": name, "until": round(now + params["seconds"], 3)}
@@ -122,7 +124,9 @@ class Alerting:
             text = "the observer, which sends alerts, is not running; see: impetusd why observer"
             raise ProtocolError(FAILED, text, EXIT_FAILED)
         if len(self._tests) >= MOST_TESTS:
-            raise ProtocolError(FAILED, f"{MOST_TESTS} tests are under way; try again later", EXIT_FAILED)
+            raise ProtocolError(
+                FAILED, f"too many test alerts in progress (limit: {MOST_TESTS}); try again later", EXIT_FAILED
+            )
         now = self._now()
         key = f"{now:.6f}"
         self._tests[key] = {"id": key, "name": name, "at": round(now, 3), "by": params["by"]}

@@ -147,7 +147,9 @@ def keep_file(state_dir: str, file: Mapping[str, Any], log: Callable[[str], None
                 return
         replace(path, text.encode())
     except OSError as error:
-        log(f"{path} cannot be written: {error.strerror}; without it, impetusd may take another INI file for this one")
+        log(
+            f"{path} cannot be written: {error.strerror}; without it, impetusd may mistake another INI file for this one"
+        )
 
 
 def keep_profile(state_dir: str, profile: str, log: Callable[[str], None]) -> None:

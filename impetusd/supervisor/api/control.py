@@ -239,7 +239,7 @@ class ControlServer:
     async def _serve(self, connection: socket.socket, peer: Peer) -> None:
         task = asyncio.current_task()
         if task is None:
-            raise AssertionError("a connection is served in a task")
+            raise AssertionError("a connection is handled in a task")
         writer = None
         try:
             reader, writer = await asyncio.open_unix_connection(sock=connection, limit=protocol.MAX_LINE + 1)

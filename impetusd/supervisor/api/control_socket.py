@@ -77,7 +77,7 @@ class ControlSocket:
             await self._bind()
         except OSError as error:
             if not failed:
-                again = f"retrying every {AGAIN:g} s; commands get no response meanwhile"
+                again = f"retrying every {AGAIN:g} s; commands get no response until then"
                 self._log(f"cannot create {self._path}: {error.strerror}; {again}")
             watched = watched and os.path.isdir(self._paths.run_dir)  # the watch went with the folder
             self._make(functools.partial(self._open_later, watched=watched))
@@ -88,7 +88,7 @@ class ControlSocket:
             self._watches.callback(watch(self._paths.run_dir, {"control.sock"}, self._gone))
 
     def _make(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._opening = asyncio.create_task(self._faults.attend("the control socket", "making it", work))
+        self._opening = asyncio.create_task(self._faults.attend("the control socket", "creating it", work))
 
     async def _open_later(self, *, watched: bool) -> None:
         await asyncio.sleep(AGAIN)
@@ -118,7 +118,7 @@ class ControlSocket:
         """Somebody removed the socket (a cleaner of temporary files, say): it is made again."""
         if self.over() or os.path.exists(self._path):
             return
-        self._log(f"{self._path} was deleted: recreated", WARNING)
+        self._log(f"{self._path} was deleted and has been recreated", WARNING)
         with contextlib.suppress(OSError):
             os.close(open_folder(self._paths.run_dir, make=0o755))  # run now: it must be watched again
         self.missing()

@@ -195,7 +195,7 @@ class Feed:
             self.listen(self.record)
             self._filled = self._loop.create_task(self._fill())
             self._filled.add_done_callback(
-                lambda filled: self.faults.contain(SOURCE, "telling everything", self._has_filled, filled)
+                lambda filled: self.faults.contain(SOURCE, "sending the full state", self._has_filled, filled)
             )
         if self._ticking is None:
             self._ticking = self._loop.create_task(self.faults.attend(SOURCE, "sampling processes", self._tick))

@@ -43,11 +43,11 @@ class Giving:
             self._listeners.take_back(unit)
             return {"ok": True}
         if not params["pid"]:
-            raise _refused(unit, "only a process that made this connection itself can pass a socket")
+            raise _refused(unit, "a socket can be passed only over a direct connection")
         try:
             fd = getfd.of(params["pid"], params["fd"])
         except OSError as error:
-            raise _refused(unit, f"it cannot be taken from process {params['pid']}: {error.strerror}") from None
+            raise _refused(unit, f"cannot take it from process {params['pid']}: {error.strerror}") from None
         try:
             address = _address(unit, fd)
             self._listeners.give(unit, address, fd)
@@ -58,7 +58,7 @@ class Giving:
 
 
 def _refused(unit: Unit, why: str) -> ProtocolError:
-    return ProtocolError(FAILED, f"{unit.name} does not get the socket: {why}", EXIT_FAILED)
+    return ProtocolError(FAILED, f"{unit.name} was not given the socket: {why}", EXIT_FAILED)
 
 
 def _address(unit: Unit, fd: int) -> Listen:
@@ -73,8 +73,8 @@ def _address(unit: Unit, fd: int) -> Listen:
     except OSError as error:
         raise _refused(unit, f"it is not a TCP socket: {error.strerror}") from None
     if not listens:
-        raise _refused(unit, "it does not listen")
+        raise _refused(unit, "it is not listening")
     for address in unit.listen:
         if (address.host, address.port, address.path) == (host, port, "") and address.v6only in {None, v6only}:
             return address
-    raise _refused(unit, f"it is bound to {Listen(host, port)}, which is not in the unit's listen")
+    raise _refused(unit, f"it is bound to {Listen(host, port)}, which the unit's listen does not contain")

@@ -103,7 +103,7 @@ class Inherited:
     def _hear(self, unit: str) -> None:
         sock = self._socks.get(unit)
         if sock is not None:
-            self.faults.hear(sock, unit, "passing it a connection", self._asked, unit)
+            self.faults.hear(sock, unit, "passing a connection to it", self._asked, unit)
 
     def _asked(self, unit: str) -> None:
         sock = self._socks[unit]
@@ -121,7 +121,7 @@ class Inherited:
                 self._renew(unit, sock)
                 return
         self._loop.remove_reader(sock)
-        self._loop.call_later(APART, self.faults.attempt, unit, "reading from it again", self._hear, unit)
+        self._loop.call_later(APART, self.faults.attempt, unit, "resuming reading from it", self._hear, unit)
 
     def _connect(self, unit: str, sock: socket.socket) -> bool:
         """Answer with a connection. False: the pair was shut down, and takes no answer any more."""

@@ -47,9 +47,9 @@ class LogFiles:
                     files.append({"name": self._slots.shown(entry), "stream": which, "path": path})
         if self._pipes.prefix is not None:
             if not files:
-                text = "program output goes to the standard output of `impetusd run`, and its own log to standard error"
+                text = "there are no log files: `impetusd run` writes program output to its standard output and its own log to standard error"
                 raise ProtocolError(
-                    FAILED, f"{text}: see the log of the container, or of the service that started it", EXIT_FAILED
+                    FAILED, f"{text}; see the log of the container or service that started it", EXIT_FAILED
                 )
         elif not params["names"] or OWN in params["names"]:
             files.append({"name": OWN, "stream": "daemon", "path": self._own})

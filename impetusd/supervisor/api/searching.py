@@ -55,7 +55,7 @@ class Searching:
         if not todo and failed is not None:
             raise failed
         if params["offset"] is not None and len(todo) > 1:
-            raise ProtocolError(FAILED, "a line belongs to one log; give one name and one stream", EXIT_USAGE)
+            raise ProtocolError(FAILED, "a line belongs to a single log; specify one name and one stream", EXIT_USAGE)
         try:
             await self._threads.run(lambda: self._look(params, todo), WITHIN)
         except Gone:

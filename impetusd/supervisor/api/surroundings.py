@@ -88,7 +88,7 @@ class Surroundings:
             entries = self._find([name])  # a group, a pattern, another kind of slot, or nothing
             meant = {entry.unit.name: entry.index for entry in entries}
             if len(meant) != 1:
-                raise ProtocolError(FAILED, f"{name} is {', '.join(meant)}; exec takes one unit", EXIT_USAGE)
+                raise ProtocolError(FAILED, f"{name} is {', '.join(meant)}; exec needs exactly one unit", EXIT_USAGE)
             found = meant.popitem()
         if found[0] not in units:
             raise ProtocolError(FAILED, f"{found[0]} is no longer in the active configuration", EXIT_FAILED)

@@ -112,7 +112,7 @@ class Upgrading:
             async with asyncio.timeout(PROVE_WITHIN):
                 event = await asyncio.shield(self._ended)
         except TimeoutError:
-            why = f"it did not come up within {PROVE_WITHIN:g} s"
+            why = f"it was not ready within {PROVE_WITHIN:g} s"
             self._starter.outbox.signal(process, signal.SIGKILL, Scope.TREE)
             self._starter.outbox.flush()
             event = await self._ended

@@ -54,5 +54,5 @@ class Saving:
     def restore(self) -> None:
         """Somebody may have removed the file: it is written anew, not only once something changes."""
         if not os.path.exists(self._path):
-            self._warn(f"{self._path} was deleted: rewritten")
+            self._warn(f"{self._path} was deleted and has been rewritten")
             self.now()

@@ -57,7 +57,7 @@ class StateFile:
             return found
         if troubles:
             self._set_aside()
-            self._log(f"{' and '.join(troubles)}: the state saved across reboots is lost")
+            self._log(f"{' and '.join(troubles)}; the state saved across reboots is lost")
         return {}
 
     def faulty(self, faults: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ class Rights:
             with folder_of(path) as (folder, _):
                 shared = is_shared(folder)
             if shared and os.fstat(fd).st_size and self._lacks(os.fstat(fd)):
-                text = "others can write to its folder; the next new file gets them"
+                text = "its folder is writable by others; they apply to the next new file"
                 return self._refuse(path, f"log_owner and log_mode of {path} are not set: {text}")
             self._give(fd)
             if shared:

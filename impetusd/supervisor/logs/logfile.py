@@ -251,7 +251,7 @@ class LogFile:
         self._retry_at = now + RETRY
         if not self.lost.since:
             self.lost.begin(time.time(), error)
-            self._told.append(f"writing to {self.path} failed: {error.strerror or error}; output is dropped meanwhile")
+            self._told.append(f"writing to {self.path} failed: {error.strerror or error}; dropping output")
         back = 0
         if self.fd >= 0 and self._regular and self.midline:
             with contextlib.suppress(OSError):

@@ -126,7 +126,9 @@ class Lane:
         if self._chunks.are_awaited():
             return False
         for name in tuple(self._chunks.found):
-            self._shared.line(f"log writer: nothing reads the pipe {name} any more: its last bytes are dropped")
+            self._shared.line(
+                f"log writer: dropping the last bytes of the log pipe {name}, because its slot no longer exists"
+            )
             self._chunks.resolved(name)
         return True
 
@@ -147,12 +149,10 @@ class Lane:
             pipe.fault_at = now
             self._holds.release(pipe.path)
             if self._shared.note is not None:
-                self._shared.raised(f"log pipe {pipe.name}", "moving what was read, which is dropped,", error)
+                self._shared.raised(f"log pipe {pipe.name}", "writing its output (dropped)", error)
             elif pipe.faults == 1:
                 told = "".join(traceback.format_exception(error)).rstrip()
-                self._shared.line(
-                    f"log writer: {pipe.name}: what was read is dropped: internal error: {error!r}\n{told}"
-                )
+                self._shared.line(f"log writer: {pipe.name}: output dropped: internal error: {error!r}\n{told}")
             if pipe.faults >= FAULTS:
                 self._park(pipe, now + AGAIN)
 
@@ -182,7 +182,7 @@ class Lane:
         except OSError as error:
             pipe.faults += 1
             if pipe.faults == 1:
-                self._shared.line(f"log writer: {pipe.name} cannot be read now: {error.strerror}; tried again")
+                self._shared.line(f"log writer: cannot read {pipe.name}: {error.strerror}; retrying")
             self.thread.do_later(time.monotonic() + AGAIN, functools.partial(self.add, pipe, path, found))
             return
         self._by_fd[pipe.fd] = pipe

@@ -106,7 +106,8 @@ class LogThread:
             self._shared.unbegun.add(self)
             if first:
                 self._shared.line(
-                    f"log writer: {str(error) or type(error).__name__}: tried again each {BEGIN_AGAIN:g} s; some logs wait meanwhile"
+                    f"log writer: cannot start a thread: {str(error) or type(error).__name__}; retrying every"
+                    f" {BEGIN_AGAIN:g} s; some logs are delayed until then"
                 )
         else:
             self._shared.unbegun.discard(self)
@@ -151,7 +152,7 @@ class LogThread:
         try:
             function(*arguments)
         except Exception as error:
-            self._shared.raised("log writer", "doing what was asked", error)
+            self._shared.raised("log writer", "handling a request", error)
 
     def end(self) -> None:
         """This is its last round."""
@@ -183,7 +184,7 @@ class LogThread:
                 now = time.monotonic()
                 self._faults = self._faults + 1 if now - self._fault_at < FORGIVEN else 1
                 self._fault_at = now
-                self._shared.raised("log writer", "going round", error)
+                self._shared.raised("log writer", "processing log pipes", error)
                 time.sleep(AGAIN if self._faults >= FAULTS else BETWEEN)
 
     def _turn(self) -> None:

@@ -133,7 +133,7 @@ class Checks:
 
     def _follow_all(self, entry: Entry) -> None:
         for check in self._of_unit[entry.unit.name]:
-            self.faults.attempt(_source(check, entry), "following it", self._follow, check, entry)
+            self.faults.attempt(_source(check, entry), "updating the check", self._follow, check, entry)
 
     def _follow(self, check: Health, entry: Entry) -> None:
         subject = self._subject(check, entry)
@@ -197,7 +197,9 @@ class Checks:
         if subject.timer is not None:
             subject.timer.cancel()
         source = _source(subject.check, subject.entry)
-        subject.timer = self._loop.call_later(wait, self.faults.attempt, source, "asking it", self._due, subject)
+        subject.timer = self._loop.call_later(
+            wait, self.faults.attempt, source, "running the check", self._due, subject
+        )
 
     def _due(self, subject: _Subject) -> None:
         subject.timer = None
@@ -212,7 +214,7 @@ class Checks:
     def _go(self, subject: _Subject) -> None:
         subject.queued = False
         work = functools.partial(self._probe, subject, subject.serial)
-        task = self._loop.create_task(self.faults.attend(f"health:{subject.check.name}", "asking it", work))
+        task = self._loop.create_task(self.faults.attend(f"health:{subject.check.name}", "running the check", work))
         self._busy.add(subject.check.target)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -223,7 +225,7 @@ class Checks:
         try:
             result = await self._ask(check, subject.entry)
         except Exception as error:
-            result = Result(False, f"the check could not be sent: {error!r}", blame=False)
+            result = Result(False, f"cannot send the check: {error!r}", blame=False)
         self._busy.discard(check.target)
         if subject.serial == serial:
             wait = health.next_wait(check.interval, self._jitter())
@@ -234,7 +236,7 @@ class Checks:
             following = queue.popleft()
             if following.queued:
                 source = _source(following.check, following.entry)
-                self.faults.attempt(source, "asking it", self._due, following)
+                self.faults.attempt(source, "running the check", self._due, following)
 
     # What follows.
 

@@ -35,7 +35,7 @@ async def in_thread(ask: Callable[[], Result], limit: float) -> Result:
         try:
             result = ask()
         except Exception as error:
-            result = Result(False, f"the check could not be sent: {error!r}", blame=False)
+            result = Result(False, f"cannot send the check: {error!r}", blame=False)
         try:
             loop.call_soon_threadsafe(settle, result)
         except RuntimeError:
@@ -44,7 +44,7 @@ async def in_thread(ask: Callable[[], Result], limit: float) -> Result:
     try:
         threading.Thread(target=run, name="probe", daemon=True).start()
     except RuntimeError as error:
-        return Result(False, f"the check could not be sent: {error}", blame=False)
+        return Result(False, f"cannot send the check: {error}", blame=False)
     try:
         async with asyncio.timeout(limit + LOOK_UP):
             return await future
@@ -81,7 +81,7 @@ class Prober:
         if worker is not None and health.asks_each_worker(check):
             connection = self._connect(worker)
             if connection is None:
-                return Result(False, "the check could not be sent: no channel to the worker", blame=False)
+                return Result(False, "cannot send the check: no channel to the worker", blame=False)
         what = probe.Get(
             check.http,
             status=check.status,
@@ -111,7 +111,7 @@ class Prober:
         try:
             end, tail = job.result()
         except Exception as error:
-            return Result(False, f"its command could not be run: {error}", took, blame=False)
+            return Result(False, f"cannot run its command: {error}", took, blame=False)
         said = probe.one_line(next((line for line in reversed(tail) if line.strip()), ""))
         text = f"{end.reason}: {said}" if said and end.code != 0 else str(end.reason)
         return Result(end.code == 0, text, took, blame=not end.failed)

@@ -138,14 +138,14 @@ class Ruleset:
                     contain(entry.name, f"handling its change in {type(part).__name__.lower()}", part.follow, entry)
             if entry.serves and entry.rec.process is not None:
                 go_on = self._starter.channels.go_on_measuring
-                contain(entry.name, "measuring on", go_on, entry.rec.process, entry.name)
+                contain(entry.name, "resuming its measurement", go_on, entry.rec.process, entry.name)
         slots.page.blank()
-        contain("health checks", "beginning", self.checks.begin)
+        contain("health checks", "starting", self.checks.begin)
         watched = [unit for unit in slots.units.values() if unit.enabled and unit.watch]
         if watched:
-            contain("watched files", "beginning", self._watch_files, watched)
+            contain("watched files", "starting", self._watch_files, watched)
         if timers and self.timers is not None:
-            self._engine.faults.attempt("timers", "beginning", self._begin, self.timers)
+            self._engine.faults.attempt("timers", "starting", self._begin, self.timers)
 
     def _watch_files(self, units: Sequence[Unit]) -> None:
         """Imported where there are any."""
@@ -161,7 +161,7 @@ class Ruleset:
     async def trigger(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method: run a timer now."""
         if self.timers is None:
-            raise ProtocolError(FAILED, f"there is no timer {params['name']}: none is configured", EXIT_UNKNOWN_NAME)
+            raise ProtocolError(FAILED, f"no timer {params['name']}: no timers are configured", EXIT_UNKNOWN_NAME)
         slots = self._engine.slots
         run = await self.timers.trigger(params["name"], wait=params["wait"])
         (entry,) = slots.of_unit(slots.units[params["name"]])

@@ -106,7 +106,7 @@ class Job:
     def close(self) -> None:
         """Start nothing any more. A run that ends is still noted; waiters for a queued one get an error."""
         self._may_start = False
-        self._refuse_queued("impetusd is being stopped")
+        self._refuse_queued("impetusd is stopping")
 
     # Time.
 
@@ -137,12 +137,12 @@ class Job:
             self._skip(timer.SCHEDULE, timer.MISSED)
             return
         if why == CATCH_UP:
-            self._effects.log(f"{self.name}: a run was missed; it is made up for now")
+            self._effects.log(f"{self.name}: a run was missed; running it now")
         self._request(why)
 
     def _time_out(self) -> None:
         limit = units.span(self.timer.timeout)
-        self._effects.log(f"{self.name}: not done within {limit}: stopping it")
+        self._effects.log(f"{self.name}: not finished within {limit}; stopping it")
         self._stop(because("timed_out", limit_s=self.timer.timeout))
 
     # A run.
@@ -150,9 +150,9 @@ class Job:
     def trigger(self, waiter: Waiter) -> None:
         """Run it now, as `overlap` allows. Raises ProtocolError if it may not run now."""
         if not self.timer.enabled:
-            raise _refused(f"timer {self.name} is disabled (enabled = no, or impetusd disable)")
+            raise _refused(f"timer {self.name} is disabled (by enabled = no or impetusd disable)")
         if not self._may_start:
-            raise _refused(f"{self.name} is not run: impetusd is being stopped")
+            raise _refused(f"{self.name} was not run: impetusd is stopping")
         self._request(TRIGGER, waiter)
 
     def _request(self, why: str, waiter: Waiter | None = None) -> None:
@@ -167,8 +167,8 @@ class Job:
             if waiter is None:
                 self._skip(why, timer.ANOTHER_WAITS if at.queued else timer.STILL_RUNS)
                 return
-            behind = "it still runs, and another run waits for its end" if at.queued else "it still runs"
-            raise _refused(f"{self.name} is not run: {behind}; wait, or stop it with: impetusd stop {self.name}")
+            behind = "it is still running, and another run is queued" if at.queued else "it is still running"
+            raise _refused(f"{self.name} was not run: {behind}; wait, or stop it: impetusd stop {self.name}")
         self.at = replace(at, queued=why)
         self._queued_waiters += waiters
         self._keep()
@@ -215,10 +215,10 @@ class Job:
             try:
                 outcome = timer.judge(run, slot, now)
             except Exception as error:
-                why = self._effects.faults.note(name, "looking at how its run ended", error)
+                why = self._effects.faults.note(name, "examining how its run ended", error)
                 outcome = timer.unjudged(run, why)
-            contain(name, "noting how its run ended", self._note, outcome, run.attempt)
-            contain(name, "going on after its run", self._go_on, run, slot, outcome, now)
+            contain(name, "recording how its run ended", self._note, outcome, run.attempt)
+            contain(name, "scheduling what follows its run", self._go_on, run, slot, outcome, now)
             contain(name, "storing its state", self._keep)
             row = timer_rows.of_outcome(outcome)
         except Exception as error:  # waiters must not wait for ever
@@ -244,7 +244,7 @@ class Job:
             self._start(why, 1)
         except Exception as error:
             waiters, self._waiters = self._waiters, []
-            _refuse(waiters, f"{self.name} is not run: internal error: {error!r}")
+            _refuse(waiters, f"{self.name} was not run: internal error: {error!r}")
             raise
 
     def _retry(self, attempt: int, result: Reason, now: Now) -> None:
@@ -252,7 +252,7 @@ class Job:
         if wait is None or not self.timer.enabled:
             return
         self.at = replace(self.at, retry_at=now.run + wait, attempt=attempt)
-        again = f"tried again {units.ahead(wait)} ({attempt} of {self.timer.retries})"
+        again = f"retrying {units.ahead(wait)} ({attempt} of {self.timer.retries})"
         self._effects.log(f"{self.name}: {result}; {again}")
 
     def _skip(self, why: str, result: Reason) -> None:
@@ -270,7 +270,7 @@ class Job:
 
     def _refuse_queued(self, reason: str) -> None:
         waiters, self._queued_waiters, self.at = self._queued_waiters, [], replace(self.at, queued="")
-        _refuse(waiters, f"{self.name} is not run: {reason}")
+        _refuse(waiters, f"{self.name} was not run: {reason}")
 
 
 def _refuse(waiters: Iterable[Waiter], sentence: str) -> None:

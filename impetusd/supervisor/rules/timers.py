@@ -54,7 +54,7 @@ class Timers:
             try:
                 job.load(text, anew=anew)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                self._effects.log(f"timer {name}: what was remembered of it cannot be read ({error!r}); it begins anew")
+                self._effects.log(f"timer {name}: its saved state cannot be read ({error!r}); starting without it")
                 job.begin_anew()
 
     def begin(self, slots: Mapping[str, Slot]) -> None:
@@ -68,7 +68,7 @@ class Timers:
             self._alarm = self._make_alarm(self._rung)
         now = self._effects.clock()
         for job in self._jobs.values():
-            self._effects.faults.contain(job.name, "taking it up", job.take_up, slots.get(job.timer.unit.name), now)
+            self._effects.faults.contain(job.name, "resuming it", job.take_up, slots.get(job.timer.unit.name), now)
         self._ring()
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class Timers:
     # What happens.
 
     def _rung(self) -> None:
-        self._effects.faults.attempt("timers", "looking what is due", self._ring)
+        self._effects.faults.attempt("timers", "checking which runs are due", self._ring)
 
     def _ring(self) -> None:
         """Do what is due, and have the alarm set for what is next."""
@@ -95,7 +95,7 @@ class Timers:
                     contain(job.name, "planning its next run", job.plan, now)
                 if now.run < job.rests_until:
                     continue
-                if not contain(job.name, "looking what is due", job.look, now):
+                if not contain(job.name, "checking whether it is due", job.look, now):
                     job.rests_until = now.run + AGAIN
         finally:
             self._set_alarm()
@@ -114,7 +114,7 @@ class Timers:
             try:
                 job.changed(change.before, change.after)
             finally:
-                self._effects.faults.attempt("timers", "setting their alarm", self._set_alarm)
+                self._effects.faults.attempt("timers", "setting the next alarm", self._set_alarm)
 
     # Operators' requests.
 
@@ -126,7 +126,7 @@ class Timers:
         job = self._jobs.get(name)
         if job is None:
             known = ", ".join(self._jobs)
-            raise ProtocolError(FAILED, f"there is no timer {name}; there is: {known}", EXIT_UNKNOWN_NAME)
+            raise ProtocolError(FAILED, f"no timer {name}; timers: {known}", EXIT_UNKNOWN_NAME)
         waiter: Waiter = asyncio.get_running_loop().create_future()
         job.trigger(waiter)
         self._set_alarm()

@@ -72,7 +72,9 @@ class Vetting:
             for process, entry in new.items():
                 if process not in self._asking:
                     work = functools.partial(self._vet, entry, process)
-                    self._asking[process] = self._loop.create_task(self.faults.attend(entry.name, "asking it", work))
+                    self._asking[process] = self._loop.create_task(
+                        self.faults.attend(entry.name, "reading its request counts", work)
+                    )
         if reload.phase is Phase.WATCH and reload.canaries and unit.name not in self._before:
             self._before[unit.name] = self._ask_counts(unit)
 
@@ -118,7 +120,7 @@ class Vetting:
         except Exception as error:
             if self.faults.strict:
                 raise
-            self._fail(entry, self.faults.note(entry.name, "asking it", error))
+            self._fail(entry, self.faults.note(entry.name, "reading its request counts", error))
         finally:
             self._asking.pop(process, None)
             self._well.discard(process)

@@ -87,7 +87,7 @@ class Machine:
             slots = self._slots
             slots.page.at(entry.name, f"deciding on {type(event).__name__}")
             if (slots.held.slots or slots.held.whole is not None) and slots.holds(entry):
-                self._faults.contain(entry.name, "holding it", self._handle_held, entry, event)
+                self._faults.contain(entry.name, "quarantining it", self._handle_held, entry, event)
             else:
                 self._handle(entry, event)
         except CONTAINED as error:

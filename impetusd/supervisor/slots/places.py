@@ -190,7 +190,7 @@ class Places:
         if not any(self._may_serve(entry) for entry in self._slots.of_unit(unit)) and self._starter.listeners.refuse(
             unit
         ):
-            self._log(f"{unit.name}: no workers are running: connections are refused until one starts")
+            self._log(f"{unit.name}: no workers are running; refusing connections until one starts")
 
     def _may_serve(self, entry: Entry) -> bool:
         """Whether the slot's process accepts connections, or one that will is on its way."""

@@ -137,7 +137,9 @@ class Reports:
         entry = slots.by_process[process]
         pid = entry.rec.slot.pid
         if entry.unit.kind is Kind.POOL and pid is not None:
-            self._faults.contain(entry.name, "clearing its cell", self._starter.listeners.blank_cell, entry.unit, pid)
+            self._faults.contain(
+                entry.name, "clearing its metrics", self._starter.listeners.blank_cell, entry.unit, pid
+            )
         end = _exit_of(event)
         left = bool(event["left"]) and entry.policy.treekill
         held = (slots.held.slots or slots.held.whole is not None) and slots.holds(entry)

@@ -102,7 +102,7 @@ class Rounds:
                     self._faults.caught(entry.name, "recording it", error)
             self._slots.page.blank()
         except CONTAINED as error:
-            self._faults.note("the engine", "going round", error)  # which has it go round again
+            self._faults.note("the engine", "processing events", error)  # which has it go round again
         finally:
             self._pumping = False
         if not self._gathering:

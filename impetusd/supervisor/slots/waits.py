@@ -45,7 +45,7 @@ class Waits:
         if self._watchers and self._looking is None:
             attempt = self._slots.faults.attempt  # nobody asks for it again before it is done
             self._looking = self._loop.call_at(
-                self._look_at, attempt, "the engine", "checking who no longer waits", self._look
+                self._look_at, attempt, "the engine", "ending waits that are over", self._look
             )
 
     def _look(self) -> None:

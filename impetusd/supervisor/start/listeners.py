@@ -40,7 +40,7 @@ class Listeners:
                 with listen_on(address, unit.backlog, found) as sock:
                     fd = sock.fileno()
                     if address.more_ports and (elsewhere := bound_to(fd)) != str(address):
-                        what = f"{unit.name}: {address} is in use; it listens on {elsewhere} instead"
+                        what = f"{unit.name}: {address} is in use; listening on {elsewhere} instead"
                         self._writer.line(what, WARNING)
                     self._outbox.keep(name, fd, ours=True)
                     sock.detach()

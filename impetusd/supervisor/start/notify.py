@@ -141,7 +141,7 @@ class Notify:
         try:
             if ancillary and not flags & socket.MSG_TRUNC:
                 sender = CREDENTIALS.unpack(ancillary[0][2])[0]
-                self._faults.contain(source.name, "hearing a message", lambda: self._hear(sender, parse(body)))
+                self._faults.contain(source.name, "handling a message", lambda: self._hear(sender, parse(body)))
         finally:
             pause = source.budget.spend(time.thread_time() - begun + AROUND, self._loop.time())
             self._link.when_sent(functools.partial(self._take, source, pause))
@@ -162,7 +162,7 @@ class Notify:
         if source.report_at <= self._loop.time():
             source.report_at = self._loop.time() + REPORT_AGAIN
             self._complain(
-                f"{source.name}: sends notify messages faster than they are read; they are queued in its socket"
+                f"{source.name}: it sends notify messages faster than impetusd reads them; they wait in its socket"
             )
 
     def _go_on(self, source: _Source) -> None:

@@ -145,8 +145,8 @@ class SocketFiles:
         """Report a file that somebody has put in the place of the socket; it is not ours to remove."""
         with contextlib.suppress(OSError):  # there is no second name, or the file has gone just now
             if not os.path.samestat(os.lstat(path), os.lstat(self.second_name(path))):
-                what = f"another file has replaced its socket {path}"
-                self._log(f"{self._units[path]}: {what}; remove it to restore the socket")
+                what = f"its socket {path} was replaced by another file"
+                self._log(f"{self._units[path]}: {what}; remove that file to restore the socket")
 
     def _soon(self, path: str) -> None:
         if path not in self._timers:
@@ -171,4 +171,4 @@ class SocketFiles:
             self._remove(path)
             self._lost(unit, path)
         else:
-            self._log(f"{unit}: its socket {path} was deleted: restored with its queue")
+            self._log(f"{unit}: its socket {path} was deleted; restored it with its queue")

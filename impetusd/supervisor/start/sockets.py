@@ -71,7 +71,7 @@ def set_acl(path: str, people: Iterable[Person]) -> str:
     try:
         there = os.fstat(fd)
         if not stat.S_ISSOCK(there.st_mode) or there.st_uid != os.geteuid() or there.st_nlink != 1:
-            return f"{path} is no longer the socket that was created there, so nobody was given access to it"
+            return f"{path} is no longer the socket that was created there; access to it was not granted to anyone"
         return _admit(f"/proc/self/fd/{fd}", there, path, people)
     finally:
         os.close(fd)
@@ -97,7 +97,7 @@ def _admit(opened: str, there: os.stat_result, path: str, people: list[Person]) 
         return ""
     names = ", ".join(dict.fromkeys(person.said for person in people))
     return (
-        f"{path}: its file system has no ACLs, so {names} cannot be given access; use a single group for all roles,"
+        f"{path}: its file system has no ACLs, so {names} cannot be given access; use one group for all roles,"
         " or move run_dir to tmpfs or ext4"
     )
 

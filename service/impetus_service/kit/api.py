@@ -210,7 +210,7 @@ class Api:
                 raise TypeError(f"{handler.__name__} names {unknown or 'no return type'}; there are {sorted(PARTS)}")
             for part in INPUTS:
                 if part in hints and not issubclass(hints[part], Input):
-                    raise TypeError(f"{handler.__name__}: {part} is of {hints[part].__name__}, which is no Input")
+                    raise TypeError(f"{handler.__name__}: {part} is of {hints[part].__name__}, which is not an Input")
             verb = "list" if "page" in hints else VERBS.get(method, method.lower())
             name = action or f"{entity}.{verb}"
             self.operations.append(

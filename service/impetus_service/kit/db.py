@@ -145,7 +145,7 @@ class Database:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._pool.close()
         except Exception as error:
-            log.warning("database connections were cut at the end: %s", _sentence(error))
+            log.warning("database connections were closed forcibly at shutdown: %s", _sentence(error))
             self._pool.terminate()
 
     async def check(self) -> Check:

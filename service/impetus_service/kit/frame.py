@@ -66,7 +66,7 @@ def _answer_to(error: Exception, request: web.Request) -> web.StreamResponse:
     if begun is not None:
         # Too late to say anything but that the answer is not complete: by ending the connection in its middle.
         level = logging.INFO if isinstance(error, ClientLeft) else logging.ERROR
-        log.log(level, "%s %s broke off: %s", request.method, request.path, error, exc_info=_ours(error))
+        log.log(level, "%s %s aborted: %s", request.method, request.path, error, exc_info=_ours(error))
         if request.transport is not None:
             request.transport.abort()
         return cast("web.StreamResponse", begun)
