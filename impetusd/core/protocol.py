@@ -550,7 +550,10 @@ def encode(message: Mapping[str, Any], most: int = MAX_LINE) -> bytes:
 
 
 def _line(text: str, most: int) -> bytes:
-    line = f"{text}\n".encode()
+    return _bounded(f"{text}\n".encode(), most)
+
+
+def _bounded(line: bytes, most: int) -> bytes:
     if len(line) > most:
         raise ValueError(f"a control line of {len(line)} bytes is over the limit of {most}")
     return line
@@ -657,10 +660,10 @@ def result_line(
 
     500 failing programs with 40 long lines each are 4 MB; what each is and why still fits then. 4,000 slots do not fit
     without any: then the line is as long as it takes. `shown`: each value passes through it. One row after another does, and
-    becomes text: copies and texts of the parts of 500 rows at once would be 3 MB.
+    becomes text: copies and texts of the parts of 500 rows at once would be 3 MB. Rows may be an iterator that makes them.
     """
     units = result.get("units")
-    rows = units if isinstance(units, list) else None  # of `places` they are no rows
+    rows = None if units is None or isinstance(units, dict) else units  # of `places` they are no rows
     rest = shown({name: value for name, value in result.items() if name != "units" or rows is None})
     head = bare.dumps(
         {"jsonrpc": "2.0", "id": id, **({"server": STATED} if stated else {}), "result": rest}, compact=True
@@ -668,19 +671,26 @@ def result_line(
     if rows is None:
         return _line(head, MAX_ANSWER)
     head = f'{head[:-2]}{"," if rest else ""}"units":['
-    for keep in (None, 10, 3, 0):
-        texts = [bare.dumps(shown(_with_short_tail(row, keep)), compact=True) for row in rows]
-        try:
-            return _line(f"{head}{','.join(texts)}]}}}}", MAX_ANSWER if keep == 0 else MAX_LINE)
-        except ValueError:
-            if keep == 0:
-                raise
-    raise AssertionError("the last is returned or raises")
+    line = _with_rows(head, map(shown, rows))
+    for keep in (10, 3, 0):
+        if len(line) <= MAX_LINE:
+            break
+        line = _with_rows(head, [_with_short_tail(row, keep) for row in bare.loads(line)["result"]["units"]])
+    return _bounded(line, MAX_ANSWER)
 
 
-def _with_short_tail(row: dict[str, Any], keep: int | None) -> dict[str, Any]:
-    """A row with at most `keep` lines in its tail, each line cut at 200 characters; None leaves it as it is."""
-    if keep is None or not row.get("tail"):
+def _with_rows(head: str, rows: Iterable[dict[str, Any]]) -> bytes:
+    line = bytearray(head.encode())
+    before = b""
+    for row in rows:
+        line += before + bare.dumps(row, compact=True).encode()
+        before = b","
+    return bytes(line + b"]}}\n")
+
+
+def _with_short_tail(row: dict[str, Any], keep: int) -> dict[str, Any]:
+    """A row with at most `keep` lines in its tail, each line cut at 200 characters."""
+    if not row.get("tail"):
         return row
     return {**row, "tail": [text[:200] for text in row["tail"][-keep:]] if keep else []}
 

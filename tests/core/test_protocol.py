@@ -179,6 +179,7 @@ def test_an_answer_that_outgrows_a_line_loses_the_beginnings_of_tails_only():
     rows = [{"name": f"web:{i}", "tail": [f"{j} {'x' * 200}" for j in range(40)]} for i in range(500)]
     line = protocol.result_line(1, {"version": "1", "units": rows})
     assert len(line) <= protocol.MAX_LINE
+    assert protocol.result_line(1, {"version": "1", "units": iter(rows)}) == line  # each row is asked for once
     result = json.loads(line)["result"]
     assert [row["name"] for row in result["units"]] == [row["name"] for row in rows]
     assert result["version"] == "1"

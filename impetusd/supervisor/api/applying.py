@@ -12,7 +12,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from impetusd.client import instance
@@ -62,7 +62,7 @@ class Applying:
         *,
         hand_over: Callable[[], None],
         needed: Callable[[list[Entry]], list[Entry]],
-        rows: Callable[[list[Entry]], list[dict[str, Any]]],
+        rows: Callable[[list[Entry]], Iterable[dict[str, Any]]],
         record: Callable[..., None],
     ) -> None:
         """`file` is the INI file, as of when it was read last: see `instance.report`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.model import Unit
@@ -41,7 +41,7 @@ class Changeover:
         behind: Behind,
         *,
         needed: Callable[[list[Entry]], list[Entry]],
-        rows: Callable[[list[Entry]], list[dict[str, Any]]],
+        rows: Callable[[list[Entry]], Iterable[dict[str, Any]]],
         record: Callable[..., None],
     ) -> None:
         """`needed`, `rows`, `record`: as for `Applying`."""

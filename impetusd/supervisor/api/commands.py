@@ -198,7 +198,7 @@ class Commands:
         killed = await self.stop_in_order(asked)
         if names:
             await self._saved()
-        rows = self._rows.of(asked)
+        rows = list(self._rows.of(asked))
         if not names:
             self._end()
         return {"ok": not any(map(is_stuck, asked)), "killed": killed, "units": rows}
