@@ -16,7 +16,7 @@ from impetusd.shim.log import log
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
 
@@ -31,17 +31,23 @@ class Loop:
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
-        self.watched: dict[int, Callable[[], None]] = {}
+        self.watched: dict[int, tuple[Callable[..., None], Any]] = {}  # what to call, and with what
         self.faults: dict[object, int] = {}  # how often in a row a source has raised
         self.aside: dict[object, float] = {}  # when (monotonic) one that is set aside is tried again
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._spares: list[int] = []
         self.reserve()
 
-    def watch(self, fd: int, act: Callable[[], None]) -> None:
-        """Call `act` whenever `fd` is readable."""
+    def watch(self, fd: int, act: Callable[..., None], about: object = None) -> None:
+        """Call `act` whenever `fd` is readable, with what that is `about`, if given: a closure each of 500 would be 0.1 MB."""
         self.epoll.register(fd, select.EPOLLIN)
-        self.watched[fd] = act
+        self.watched[fd] = act, about
+
+    def serve(self, fd: int) -> None:
+        """`fd` is readable; an earlier one of the same round may have closed it."""
+        if fd in self.watched:
+            act, about = self.watched[fd]
+            self.attempt(act, fd, about)
 
     def unwatch(self, fd: int) -> None:
         """Stop that, if `fd` is watched."""
@@ -50,17 +56,17 @@ class Loop:
             if self.aside.pop(fd, None) is None:
                 self.epoll.unregister(fd)
 
-    def attempt(self, act: Callable[[], None], source: object = None) -> None:
-        """Call `act`, on behalf of `source` (a descriptor; by default `act` itself). What raises is logged once, and contained.
+    def attempt(self, act: Callable[..., None], source: object = None, about: object = None) -> None:
+        """Call `act`, with what it is `about`, if given, on behalf of `source` (a descriptor; by default `act` itself).
 
-        The caller calls again: the kernel may lack something for a moment. A source that raises TRIES times in a row is set
-        aside for ASIDE seconds, so that the others have their turn.
+        What raises is logged once, and contained. The caller calls again: the kernel may lack something for a moment.
+        A source that raises TRIES times in a row is set aside for ASIDE seconds, so that the others have their turn.
         """
         source = act if source is None else source
         if source in self.aside:
             return
         try:
-            act()
+            act() if about is None else act(about)
         except Exception as error:
             count = self.faults[source] = self.faults.get(source, 0) + 1
             if count == 1:

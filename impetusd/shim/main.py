@@ -92,9 +92,7 @@ class Shim:
         events = loop.epoll.poll(self.patience())
         loop.reserve()  # as soon as there is room again
         for fd, _ in events:
-            act = loop.watched.get(fd)  # an earlier one of this round may have closed it
-            if act is not None:
-                loop.attempt(act, fd)
+            loop.serve(fd)
         loop.resume(time.monotonic())
         if state.sweep_due:
             loop.attempt(self.sweep)
