@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import time
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from impetusd import bare
 from impetusd.bare import partial, signal, socket
@@ -50,6 +50,7 @@ LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 SPACING = 0.2  # seconds between two starts of one that comes up and then dies
 # Signals by which a process ends that has gone wrong; the others, SIGKILL above all, are somebody's doing.
 FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP)
+AT_ONCE = 50  # events in one message: what the answer to one takes at most is kept for good, here and there
 MOST_ENDS = 32  # that are remembered
 
 
@@ -307,13 +308,13 @@ class Supervision:
     # The channel.
 
     def flush(self) -> None:
-        """Send the outbox, in as few messages as descriptors allow: each costs both sides a turn."""
+        """Send the outbox, in as few messages as descriptors and AT_ONCE allow: each costs both sides a turn."""
         channel, outbox = self._state.channel, self._state.outbox
         if channel is None:
             return
         full = False
         while outbox and not full:
-            bare = [event for event, _ in takewhile(lambda each: not each[1], outbox)]
+            bare = [event for event, _ in islice(takewhile(lambda each: not each[1], outbox), AT_ONCE)]
             events, fds = (bare, ()) if bare else ([outbox[0][0]], outbox[0][1])
             try:
                 self._loop.with_spares(partial(wire.send, channel, {"events": events}, fds))
