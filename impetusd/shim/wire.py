@@ -17,7 +17,7 @@ From the supervisor, a message is {"ops": [...]} and is carried out as a whole, 
     notify text         send this to the manager that started us (sd_notify)
     quit                end, once the supervisor has exited
 
-From the shim, a message is {"events": [...]}, a round's; one with descriptors is alone in its message:
+From the shim, a message is {"events": [...]}, a round's, 50 at most; one with descriptors is alone in its message:
     hello               {"table", "blobs", "shutdown", "pid", "command", "troubles", "baseline"}, after which come
     fds                 {"names"} with as many descriptors, and then
     begin               that was the state; what follows has happened since
@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-INLINE = 65536  # bytes; a longer message goes through a memfd
+INLINE = 65536  # bytes of a message that a packet may have in it; it is what older versions send so
+# Bytes; a longer message goes through a memfd: five packets of more fill the channel, and what waits for it is memory of ours.
+SHORT = 1 << 14
 LIFELINE = (
     "IMPETUSD_LIFELINE"  # in the supervisor's environment: its end of a pipe that it loses as soon as it is killed
 )
@@ -70,7 +72,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 def send_text(sock: socket.socket, body: bytes, fds: Sequence[int] = ()) -> None:
     """As `send`, of what `encode` has made."""
-    if len(body) <= INLINE:
+    if len(body) <= SHORT:
         send_packet(sock, b"J" + body, fds)
         return
     memory = os.memfd_create("message", os.MFD_CLOEXEC)

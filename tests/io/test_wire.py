@@ -46,7 +46,7 @@ def close(fds):
         os.close(fd)
 
 
-@pytest.mark.parametrize("size", [0, 1, wire.INLINE - 32, wire.INLINE, wire.INLINE + 1, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, wire.SHORT - 64, wire.SHORT, wire.INLINE - 32, wire.INLINE, 5_000_000])
 def test_a_message_of_any_size_arrives_with_its_descriptors(pair, pipes, size):
     one, other = pair
     reader, writer = pipes()
@@ -132,6 +132,22 @@ def test_nonsense_is_refused_and_leaks_nothing(pair, pipes, packet, count):
     assert open_fds() == before
     wire.send(one, {"still": "works"})
     assert wire.recv(other)[0] == {"still": "works"}
+
+
+def test_an_older_version_sends_more_in_one_packet(pair):
+    one, other = pair
+    body = b'{"text":"' + b"x" * (wire.INLINE - 12) + b'"}'
+    assert wire.SHORT < len(body) < wire.INLINE
+    wire.send_packet(one, b"J" + body, ())
+    message, fds = wire.recv(other)
+    assert (len(message["text"]), fds) == (wire.INLINE - 12, [])
+
+
+def test_messages_of_some_size_do_not_fill_the_channel(pair):
+    one, other = pair
+    for number in range(20):
+        wire.send(one, {"number": number, "text": "x" * (wire.SHORT + 1)})
+    assert [wire.recv(other)[0]["number"] for _ in range(20)] == list(range(20))
 
 
 def test_a_packet_longer_than_any_of_ours_is_refused(pair, pipes):
