@@ -463,7 +463,9 @@ def test_before_the_state_of_a_unit_is_known_it_has_no_buttons(page):
     """Start, Restart, Enable would move away from below the mouse, and others come there."""
     page.open("#/unit/redis", ".headline .buttons")
     page.module("store.mjs", "m.leave()")  # as before the first word of the stream
-    page.until("document.querySelector('.headline h1').innerText === 'redis' && !document.querySelector('.headline button')")
+    page.until(
+        "document.querySelector('.headline h1').innerText === 'redis' && !document.querySelector('.headline button')"
+    )
 
 
 def test_a_viewer_sees_what_it_takes(make):
