@@ -94,7 +94,7 @@ CLOSED_WITHIN = 5.0  # seconds at the end for what is on its way to a disk
 
 
 class Daemon:
-    """The supervisor's parts and the threads between them."""
+    """The supervisor's parts, which tests look into, and the threads between them."""
 
     def __init__(
         self,
@@ -136,8 +136,8 @@ class Daemon:
             configuration = await self._read() if first else None
             self.come_up(configuration)
         except (OSError, ConfigError, NoAnswer) as error:
-            self._writer.line(f"impetusd cannot start with {self._conf}:\n{error}", ERROR)
-            self._writer.close()
+            self.writer.line(f"impetusd cannot start with {self._conf}:\n{error}", ERROR)
+            self.writer.close()
             self._link.send([{"op": "quit", "code": EXIT_USAGE}])
             return
         keep_file(self._paths.state_dir, self._file, self._warn)
@@ -146,39 +146,39 @@ class Daemon:
         self._inherit()
         self._adopt(self._link.table)
         self._holding.report()
-        for unit in self._engine.slots.units.values():
-            self._faults.contain(unit.name, "updating its sockets", self._starter.listeners.follow, [unit])
-        if self._engine.slots.held.whole is None:
-            self._applying.resume(blobs)
+        for unit in self.engine.slots.units.values():
+            self.faults.contain(unit.name, "updating its sockets", self.starter.listeners.follow, [unit])
+        if self.engine.slots.held.whole is None:
+            self.applying.resume(blobs)
         self._upgrading.resume(blobs)
         self._begin()
         self._link.deliver()
         if "hup" in blobs:
             self._hear({"event": "apply"})
         audited = audit.Audit(self._command_given, self._later)
-        self._control = ControlServer(self._commands.handle, self._writer.line, self._control_socket.role_of, audited)
-        self._control.faults = self._faults
-        self._inherited.listen()
-        attend = self._faults.attend
+        self.control = ControlServer(self.commands.handle, self.writer.line, self._control_socket.role_of, audited)
+        self.control.faults = self.faults
+        self.inherited.listen()
+        attend = self.faults.attend
         give = functools.partial(self._log_files.give, self._logs, self._paths.log_dir, self._threads)
         self._giving = asyncio.create_task(attend("log files", "granting access to them", give))
-        self._control_socket.server, self._control_socket.missing = self._control, self._notify_sockets.restore
+        self._control_socket.server, self._control_socket.missing = self.control, self.notify_sockets.restore
         self._control_socket.over = lambda: self._ending.has_begun
         await self._control_socket.open()
         self._open.callback(watch(self._paths.state_dir, {"state.json"}, self._state_gone))
         loop = asyncio.get_running_loop()
-        contain = self._faults.contain
-        loop.add_signal_handler(signal.SIGUSR2, contain, "log files", "reopening them", self._writer.reopen)
+        contain = self.faults.contain
+        loop.add_signal_handler(signal.SIGUSR2, contain, "log files", "reopening them", self.writer.reopen)
         loop.add_signal_handler(signal.SIGHUP, contain, "SIGHUP", "applying", self._hear, {"event": "apply"})
         self._say("began" if first else "took over", f" (pid {os.getpid()}, shim {self._link.pid})")
-        holds = self._engine.slots.held.whole is not None  # then the one that holds nothing begins again
+        holds = self.engine.slots.held.whole is not None  # then the one that holds nothing begins again
         begins = (first and self._boot) or "booting" in blobs
         if not self._ending.resume() and begins and not holds:
-            self._engine.start(entry for entry in self._names.autostarted() if not entry.rec.stopped)
-            self._starter.outbox.put("booting", None)
-            self._starter.outbox.flush()
+            self.engine.start(entry for entry in self._names.autostarted() if not entry.rec.stopped)
+            self.starter.outbox.put("booting", None)
+            self.starter.outbox.flush()
         self._ending.look()
-        self._starter.outbox.flush()
+        self.starter.outbox.flush()
         self._readiness = asyncio.create_task(attend("the service manager", "sending READY=1", self._report_ready))
         await self._done.wait()
         await self._end()
@@ -213,56 +213,56 @@ class Daemon:
         blobs[CONFIG] = self._configuration.remembered
         before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
         path = f"{self._paths.state_dir}/state.json"
-        self._state = StateFile(path, self._warn)
-        self._saving = Saving(self._state, path, self._lasting, self._warn)
-        saved, faults = record.sound(self._state.load() if first else {})
+        self.state = StateFile(path, self._warn)
+        self.saving = Saving(self.state, path, self._lasting, self._warn)
+        saved, faults = record.sound(self.state.load() if first else {})
         if faults:
-            self._state.faulty(faults)
+            self.state.faulty(faults)
         ledger = f"{self._paths.state_dir}/{ledgerfile.NAME}"
-        self._ledger = Ledger(ledger, blobs, self._soon, self._warn)
-        self._events = Events(self._ledger, ledger)
-        self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
-        self._open.callback(self._starter.outbox.close)
-        self._starter.pipes.prefix = self._prefix
-        self._measured = self._starter.channels.measured = Measured(self._starter.outbox.put)
+        self.ledger = Ledger(ledger, blobs, self._soon, self._warn)
+        self._events = Events(self.ledger, ledger)
+        self.starter = Starter(self._link, self.writer, self.ledger, os.environ, self._paths.log_dir)
+        self._open.callback(self.starter.outbox.close)
+        self.starter.pipes.prefix = self._prefix
+        self._measured = self.starter.channels.measured = Measured(self.starter.outbox.put)
         self._open.callback(self._measured.close)
-        self._starter.listeners.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
+        self.starter.listeners.files = SocketFiles(self._paths.run_dir, self.writer.line, self._socket_lost)
         self._oom = Oom()
         self._open.callback(self._oom.close)
-        self._reporting = Reporting(self._ledger, self._writer, self._link.pid, self._later)
-        self._engine = Engine(self._starter, self._writer.line, self._oom.killed, self._reporting.record)
-        self._reporting.engine = self._engine
-        self._faults = self._engine.faults
-        self._contain = self._faults.contain
-        self._writer.shared.note = self._faults.note
-        self._faults.strict = strict
-        for part in (self._state, self._saving, self._starter.pipes, self._starter.listeners.files):
-            part.faults = self._faults
+        self._reporting = Reporting(self.ledger, self.writer, self._link.pid, self._later)
+        self.engine = Engine(self.starter, self.writer.line, self._oom.killed, self._reporting.record)
+        self._reporting.engine = self.engine
+        self.faults = self.engine.faults
+        self._contain = self.faults.contain
+        self.writer.shared.note = self.faults.note
+        self.faults.strict = strict
+        for part in (self.state, self.saving, self.starter.pipes, self.starter.listeners.files):
+            part.faults = self.faults
         asyncio.get_running_loop().set_exception_handler(self._raised_by_nobody)
-        self._engine.slots.page = Page(self._link.fds)
-        self._holding = Holding(self._engine.slots, self._starter.outbox, self._ledger, self._writer)
+        self.engine.slots.page = Page(self._link.fds)
+        self._holding = Holding(self.engine.slots, self.starter.outbox, self.ledger, self.writer)
         self._holding.judge(blobs)
-        self._engine.rounds.other = self._hear
-        self._link.take = self._engine.rounds.receive
-        self._link.broken, self._link.fatal = self._faults.note, self._faults.fatal
-        self._starter.pipes.instances = self._engine.slots.facts.instances
-        self._starter.pipes.shown = self._engine.slots.shown
+        self.engine.rounds.other = self._hear
+        self._link.take = self.engine.rounds.receive
+        self._link.broken, self._link.fatal = self.faults.note, self.faults.fatal
+        self.starter.pipes.instances = self.engine.slots.facts.instances
+        self.starter.pipes.shown = self.engine.slots.shown
         self._build(self._configuration.at(0))
-        self._engine.reports.others = self._hear_of_upgrade
-        self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
+        self.engine.reports.others = self._hear_of_upgrade
+        self.engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
         if self._prefix is not None:
-            self._prefix.width = max((len(entry.name) for entry in self._engine.slots.entries.values()), default=0)
+            self._prefix.width = max((len(entry.name) for entry in self.engine.slots.entries.values()), default=0)
         self._remember(blobs, saved, first=first)
-        self._starter.outbox.put(instance.NAME, json.dumps(self._file))
+        self.starter.outbox.put(instance.NAME, json.dumps(self._file))
         if first:  # sent with the first round and all else that comes from the disk: no successor reads that again
-            self._starter.outbox.put(CONFIG, blobs[CONFIG])
+            self.starter.outbox.put(CONFIG, blobs[CONFIG])
             if self._boot:
-                self._starter.outbox.put("booting", "yes")  # until the last portion is out: a successor begins again
+                self.starter.outbox.put("booting", "yes")  # until the last portion is out: a successor begins again
 
     def _adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
         for key in self._reporting.pay(self._link.blobs):
-            self._starter.outbox.put(key, None)
-        Adoption(self._engine, self._starter, self._writer.line).adopt(table, changing=BEFORE in self._link.blobs)
+            self.starter.outbox.put(key, None)
+        Adoption(self.engine, self.starter, self.writer.line).adopt(table, changing=BEFORE in self._link.blobs)
 
     def _raised_by_nobody(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What was raised in a callback or a task that belongs to no slot, command, connection, timer, check or pipe."""
@@ -270,7 +270,7 @@ class Daemon:
         if not isinstance(error, Exception) or "transport" in context or "protocol" in context:
             loop.default_exception_handler(context)
         else:
-            self._faults.fatal(str(context.get("message", "the event loop")), error)
+            self.faults.fatal(str(context.get("message", "the event loop")), error)
 
     def _known_file(self, remembered: str | None) -> dict[str, Any]:
         """The INI file in use: one that was replaced may be gone, even if the shim was started with it."""
@@ -289,8 +289,8 @@ class Daemon:
 
         make = JournalWriter if is_journal(os.environ) else Writer
         own = self._paths.log_file if self._prefix is None else stream.STDERR
-        self._writer: Writer = make(own, self._soon, held, keep)
-        self._open.callback(self._writer.release)
+        self.writer: Writer = make(own, self._soon, held, keep)
+        self._open.callback(self.writer.release)
 
     def _soon(self, call: Callable[[], object]) -> object:
         """From any thread into the loop's."""
@@ -302,37 +302,37 @@ class Daemon:
 
     def _warn(self, text: str) -> None:
         """Into the daemon's own log, as something that an operator should see."""
-        self._writer.line(text, WARNING)
+        self.writer.line(text, WARNING)
 
     # The parts, and what they remember.
 
     def _build(self, configuration: Config) -> None:
         """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
-        engine, starter, log = self._engine, self._starter, self._writer.line
+        engine, starter, log = self.engine, self.starter, self.writer.line
         slots = engine.slots
         self._logs = configuration.logs
         self._names = names = Names(engine, configuration.groups)
         self._ending = Ending(engine, starter.outbox, self._link, self._done)
-        self._log_files = LogFiles(self._writer, names, slots, starter.pipes, self._paths.log_file)
+        self._log_files = LogFiles(self.writer, names, slots, starter.pipes, self._paths.log_file)
         self._control_socket = ControlSocket(
-            self._paths, starter.outbox, self._writer, self._faults, allowed=configuration.access, threads=self._threads
+            self._paths, starter.outbox, self.writer, self.faults, allowed=configuration.access, threads=self._threads
         )
         self._open.callback(self._control_socket.close)
         engine.reloads.record = self._reporting.reload_turned
-        self._rules = rules = Ruleset(
+        self.rules = rules = Ruleset(
             configuration,
             engine,
             starter,
-            self._writer,
+            self.writer,
             self._reporting,
             shim=self._link.pid,
             ours=(self._paths.log_dir, self._paths.run_dir, self._paths.state_dir),
-            ending=lambda: self._commands.ending,
+            ending=lambda: self.commands.ending,
             put=self._put,
         )
         self._open.callback(rules.close)
-        rows = Rows(engine, starter, configuration, self._rules.memory.of)
-        self._applying = Applying(
+        rows = Rows(engine, starter, configuration, self.rules.memory.of)
+        self.applying = Applying(
             self._file,
             self._paths.state_dir,
             self._configuration,
@@ -341,10 +341,10 @@ class Daemon:
             hand_over=lambda: self._hand_over("the configuration has changed"),
             needed=names.with_needs,
             rows=rows.of,
-            record=self._ledger.add,
+            record=self.ledger.add,
         )
-        self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over_to_new, record=self._ledger.add)
-        environments = Environments(names.find, slots.shown, self._applying.on_disk)
+        self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over_to_new, record=self.ledger.add)
+        environments = Environments(names.find, slots.shown, self.applying.on_disk)
         surroundings = Surroundings(
             self._configuration.at, names.find, slots.facts.instances, slots.shown, self._link.baseline
         )
@@ -353,11 +353,11 @@ class Daemon:
             [alert.name for alert in configuration.alerts.values() if alert.values["enabled"]],
             lambda: {*slots.units, *configuration.timers, *configuration.groups},
             runs=lambda: any(e.is_up for e in slots.entries.values() if e.unit.name == OBSERVER),
-            changed=lambda: self._feed.stale(watching.DAEMON),
+            changed=lambda: self.feed.stale(watching.DAEMON),
             keep=lambda text: self._put(alerting.BLOB, text),
         )
         searching = Searching(tailing.where)
-        self._status = Status(
+        self.status = Status(
             engine,
             names,
             rows,
@@ -371,9 +371,9 @@ class Daemon:
                 "in_force": self._configuration.in_force,
             },
             attention=lambda: [
-                *self._rules.attention(),
+                *self.rules.attention(),
                 *engine.reports.attention(),
-                *self._applying.disabled(),
+                *self.applying.disabled(),
                 *(
                     (unit.name, because("closed_code", name=unit.name, path=unit.made.closed))
                     for unit in slots.units.values()
@@ -383,105 +383,105 @@ class Daemon:
             troubles=lambda: [
                 *starter.pipes.attention(slots.entries.values()),
                 *accounts.attention(engine),
-                *self._ledger.attention(),
+                *self.ledger.attention(),
                 *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
-                *self._applying.attention(time.time()),
-                *self._faults.attention(),
+                *self.applying.attention(time.time()),
+                *self.faults.attention(),
                 *self._alerting.attention(),
             ],
-            behind=self._applying.behind,
+            behind=self.applying.behind,
             held=self._holding.whole,
             more=self._of_gateway,
         )
-        self._commands = Commands(
+        self.commands = Commands(
             engine,
             starter.outbox,
             names,
             rows,
-            saved=self._saving.done,
+            saved=self.saving.done,
             quiesce=self._quiesce,
             end=self._done.set,
             others={
-                "ping": self._status.ping,
-                "status": self._status.status,
-                "describe": self._status.describe,
-                "places": self._status.places,
+                "ping": self.status.ping,
+                "status": self.status.status,
+                "describe": self.status.describe,
+                "places": self.status.places,
                 "logs": self._log_files.logs,
-                "health": lambda _: {"checks": self._rules.checks.rows()},
+                "health": lambda _: {"checks": self.rules.checks.rows()},
                 "metrics": lambda _: self._measured.answer(slots.units.values(), slots.entries.values(), slots.shown),
-                "timers": lambda _: {"timers": self._rules.rows_of_timers()},
+                "timers": lambda _: {"timers": self.rules.rows_of_timers()},
                 "trigger": rules.trigger,
                 "reopen-logs": self._log_files.reopen,
                 "flush": self._log_files.flush,
                 "events": self._events.page,
                 "tail": tailing.tail,
                 "search": searching.search,
-                "watch": lambda params: self._feed.watch(params),  # noqa: PLW0108  # it is made below
-                "plan": self._applying.plan,
+                "watch": lambda params: self.feed.watch(params),  # noqa: PLW0108  # it is made below
+                "plan": self.applying.plan,
                 "env": environments.env,
                 "exec": surroundings.exec,
                 "give-socket": Giving(lambda: engine.slots.units, engine.slots.of_unit, starter.listeners).give,
-                "apply": self._applying.apply,
-                "disable": self._applying.disable,
-                "enable": self._applying.enable,
+                "apply": self.applying.apply,
+                "disable": self.applying.disable,
+                "enable": self.applying.enable,
                 "upgrade": self._upgrading.upgrade,
                 "silence": self._alerting.silence,
                 "unsilence": self._alerting.unsilence,
                 "alert-test": self._alerting.test,
                 "observer-report": self._alerting.report,
             },
-            awaited=self._applying.awaited,
+            awaited=self.applying.awaited,
             held=self._holding.whole,
         )
-        self._ending.commands = self._commands
+        self._ending.commands = self.commands
         board = Board(
             engine,
             rows,
-            sampler=Sampler(self._rules.memory.of),
+            sampler=Sampler(self.rules.memory.of),
             dropped=starter.pipes.dropped,
             lists={
-                watching.DAEMON: self._status.state,
-                watching.TIMER: lambda: {row["name"]: row for row in self._rules.rows_of_timers()},
-                watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._rules.checks.rows()},
+                watching.DAEMON: self.status.state,
+                watching.TIMER: lambda: {row["name"]: row for row in self.rules.rows_of_timers()},
+                watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self.rules.checks.rows()},
                 watching.RELOAD: lambda: accounts.accounts(engine),
             },
         )
-        self._feed = Feed(board, log)
-        self._feed.faults = self._faults
-        self._feed.listen = self._ledger.pass_on
-        self._open.callback(self._feed.close)
+        self.feed = Feed(board, log)
+        self.feed.faults = self.faults
+        self.feed.listen = self.ledger.pass_on
+        self._open.callback(self.feed.close)
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
             lambda: status_of(slots.entries.values(), slots.shown, engine.waits.reason),
         )
-        self._upstream.faults = self._faults
+        self._upstream.faults = self.faults
         self._subscribe()
 
     def _subscribe(self) -> None:
         """Subscribe the parts that are notified of each change of a slot, in order."""
-        subscribe, rules = self._engine.changes.subscribe, self._rules
+        subscribe, rules = self.engine.changes.subscribe, self.rules
         subscribe(self._reporting.record_change, "recording its change", within=True)
         subscribe(self._ending.changed, "stopping everything because of it", within=True, of_held=False)
         if rules.timers is not None:
             subscribe(rules.timers.changed, "notifying its timer", within=True)
         subscribe(self._reporting.log_change, "logging its change")
         subscribe(self._deliver_early, "delivering its early notifications")
-        subscribe(self._commands.changed, "answering commands that wait for it")
+        subscribe(self.commands.changed, "answering commands that wait for it")
         subscribe(self._upstream.changed, "notifying the service manager")
         for part in (rules.memory, rules.readiness, rules.checks, rules.ageing):
             subscribe(part.changed, f"notifying {type(part).__name__.lower()} of its change", of_held=False)
-        subscribe(self._feed.changed, "notifying watchers")
+        subscribe(self.feed.changed, "notifying watchers")
         subscribe(self._measured.changed, "updating its metrics")
-        subscribe(lambda _: self._saving.soon(), "scheduling a save of its state")
+        subscribe(lambda _: self.saving.soon(), "scheduling a save of its state")
 
     def _of_gateway(self) -> dict[str, Any]:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
         told: dict[str, Any] = {}
-        gateway, observer = (self._engine.slots.units.get(name) for name in (GATEWAY, OBSERVER))
+        gateway, observer = (self.engine.slots.units.get(name) for name in (GATEWAY, OBSERVER))
         section = self._configuration.at(0).gateway
         if gateway is not None and gateway.made is not None and gateway.enabled:
             told["gateway"] = {
-                "listen": self._starter.listeners.addresses(gateway),
+                "listen": self.starter.listeners.addresses(gateway),
                 "tls": bool(gateway.made.settings["tls_cert"][0]),
                 "url": public_url(section.values) if section is not None else "",
                 "ceiling": gateway.made.settings["ceiling"][0],
@@ -494,60 +494,60 @@ class Daemon:
         """End as by a kill, once the shim has got everything that was said: the next supervisor goes on."""
         self._say("handing over", f": {why}")
         self._upstream.reloading()  # the next one says READY=1
-        self._starter.outbox.flush()
+        self.starter.outbox.flush()
         self._link.when_sent(lambda: os._exit(0))
 
     def _socket_lost(self, name: str, path: str) -> None:
         def renew() -> None:
-            self._starter.listeners.let_go(self._engine.slots.units[name], path)
-            self._engine.renew(self._engine.slots.units[name], because("socket_removed", path=path))
+            self.starter.listeners.let_go(self.engine.slots.units[name], path)
+            self.engine.renew(self.engine.slots.units[name], because("socket_removed", path=path))
 
-        if name in self._engine.slots.units:
-            self._faults.contain(name, "rebinding its socket", renew)
+        if name in self.engine.slots.units:
+            self.faults.contain(name, "rebinding its socket", renew)
 
     def _hand_over_to_new(self, why: str) -> None:
-        entries = self._engine.slots.entries.values()
-        if self._engine.slots.held != quarantine.Held():
-            self._ledger.add("hold", what="released")
-            self._engine.machine.release()
-        self._notify_sockets.merge([each.rec.process for each in entries if each.rec.process is not None])
-        if self._starter.listeners.files:
-            self._starter.listeners.files.close()
+        entries = self.engine.slots.entries.values()
+        if self.engine.slots.held != quarantine.Held():
+            self.ledger.add("hold", what="released")
+            self.engine.machine.release()
+        self.notify_sockets.merge([each.rec.process for each in entries if each.rec.process is not None])
+        if self.starter.listeners.files:
+            self.starter.listeners.files.close()
         self._hand_over(why)
 
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
         """Restore each part's state from the previous supervisor, or from the previous daemon."""
-        contain = self._faults.contain
-        self._rules.load(blobs, saved.get("timers", {}) if first else None)
+        contain = self.faults.contain
+        self.rules.load(blobs, saved.get("timers", {}) if first else None)
         silences = json.dumps(saved.get(alerting.BLOB, [])) if first else blobs.get(alerting.BLOB, "[]")
         contain("metrics", "reading the saved state", self._measured.load, blobs)
         contain("silences", "reading the saved state", self._alerting.load, silences)
         if first:
-            self._starter.outbox.put(alerting.BLOB, silences)
+            self.starter.outbox.put(alerting.BLOB, silences)
 
     def _begin(self) -> None:
         """The slots are known: follow what runs."""
-        if self._engine.slots.held.whole is None:
-            self._rules.begin(timers=not self._link.shutdown and "shutdown" not in self._link.blobs)
+        if self.engine.slots.held.whole is None:
+            self.rules.begin(timers=not self._link.shutdown and "shutdown" not in self._link.blobs)
 
     def _put(self, key: str, text: str) -> None:
-        self._starter.outbox.put(key, text)
-        self._engine.rounds.wake()  # at the end of the round, if this is within one
+        self.starter.outbox.put(key, text)
+        self.engine.rounds.wake()  # at the end of the round, if this is within one
         if key.startswith("timer:"):
-            self._feed.stale(watching.TIMER)
-        self._saving.soon()
+            self.feed.stale(watching.TIMER)
+        self.saving.soon()
 
     def _state_gone(self) -> None:
-        self._faults.attempt("state.json", "rewriting it", self._state_missing)
+        self.faults.attempt("state.json", "rewriting it", self._state_missing)
 
     def _state_missing(self) -> None:
         if not self._done.is_set():
-            self._saving.restore()
+            self.saving.restore()
 
     def _lasting(self) -> dict[str, Any]:
-        slots = {e.name: record.durable(e.rec) for e in self._engine.slots.entries.values() if e.role not in PASSING}
+        slots = {e.name: record.durable(e.rec) for e in self.engine.slots.entries.values() if e.role not in PASSING}
         silences = self._alerting.silences()
-        return {"slots": slots, "timers": self._rules.dump_timers(), **({alerting.BLOB: silences} if silences else {})}
+        return {"slots": slots, "timers": self.rules.dump_timers(), **({alerting.BLOB: silences} if silences else {})}
 
     def _notify_upstream(self, text: str) -> None:
         self._link.send([{"op": "notify", "text": redact.text(text)}])
@@ -556,18 +556,18 @@ class Daemon:
         """READY=1 when `impetusd start` would return; from a supervisor that takes over, too: the one before may not have."""
 
         def settled() -> bool:
-            wanted = (e for e in self._engine.slots.entries.values() if e.slot.want is Want.UP)
-            return all(map(self._engine.waits.settled, (e for e in wanted if e.role not in ONE_SHOT | PASSING)))
+            wanted = (e for e in self.engine.slots.entries.values() if e.slot.want is Want.UP)
+            return all(map(self.engine.waits.settled, (e for e in wanted if e.role not in ONE_SHOT | PASSING)))
 
         if self._upstream.listens:
-            await self._engine.waits.until(lambda: self._commands.ending or (settled() and self._applying.idle))
-            if not self._commands.ending:
+            await self.engine.waits.until(lambda: self.commands.ending or (settled() and self.applying.idle))
+            if not self.commands.ending:
                 self._upstream.ready()
 
     def _shim_lost(self) -> None:
         """Take its place; if somebody has started it in the foreground, that one will start it again."""
         if self._boot:
-            self._writer.close()  # write pending output: the next shim may not have our memory
+            self.writer.close()  # write pending output: the next shim may not have our memory
         else:
             self._lifeline.release()
             custody.become_shim(self._link.shim, self._link.command, custody.log)
@@ -575,49 +575,49 @@ class Daemon:
     # Our own sockets.
 
     def _bind_notify(self) -> None:
-        engine, log = self._engine, self._writer.line
+        engine, log = self.engine, self.writer.line
         self._notify = Notify(
-            self._link, engine.slots.of_pid, self._notified, engine.slots.expects, log, faults=self._faults
+            self._link, engine.slots.of_pid, self._notified, engine.slots.expects, log, faults=self.faults
         )
         self._open.callback(self._notify.close)
-        self._notify_sockets = NotifySockets(self._starter.outbox, self._paths, self._notify)
-        self._starter.notify_address = self._notify_sockets.address
+        self.notify_sockets = NotifySockets(self.starter.outbox, self._paths, self._notify)
+        self.starter.notify_address = self.notify_sockets.address
         known = {entry.unit.name for entry in engine.slots.entries.values()}
-        self._notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
-        if self._notify_sockets.old:
+        self.notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
+        if self.notify_sockets.old:
             engine.rounds.report = self._report
 
     def _inherit(self) -> None:
         """The connections of our own units; answered once the control socket is made."""
-        self._inherited = Inherited(
-            self._starter,
-            lambda sock, peer: self._control.serve(sock, peer),  # noqa: PLW0108  # it is made below
-            lambda unit: self._control.count(unit),  # noqa: PLW0108
+        self.inherited = Inherited(
+            self.starter,
+            lambda sock, peer: self.control.serve(sock, peer),  # noqa: PLW0108  # it is made below
+            lambda unit: self.control.count(unit),  # noqa: PLW0108
             self._end_all,
         )
-        self._inherited.faults = self._faults
-        self._open.callback(self._inherited.close)
+        self.inherited.faults = self.faults
+        self._open.callback(self.inherited.close)
         gateway = self._configuration.at(0).gateway
-        self._inherited.resume(list(self._link.fds), self._engine.slots.units.values(), gateway)
+        self.inherited.resume(list(self._link.fds), self.engine.slots.units.values(), gateway)
 
     def _end_all(self, name: str, reason: Reason) -> None:
         """Kill the unit's processes; those that follow are started anew."""
-        unit = self._engine.slots.units.get(name)
-        for entry in self._engine.slots.of_unit(unit) if unit is not None else ():
+        unit = self.engine.slots.units.get(name)
+        for entry in self.engine.slots.of_unit(unit) if unit is not None else ():
             if entry.rec.process is not None:
-                self._engine.fail(entry, reason, hard=True)
+                self.engine.fail(entry, reason, hard=True)
 
     # What happens.
 
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "shutdown":
-            self._faults.attempt("SIGTERM", "stopping everything", self._ending.stop_everything)
+            self.faults.attempt("SIGTERM", "stopping everything", self._ending.stop_everything)
             return
         if event["event"] == "apply":
             self._on_signal = asyncio.create_task(self._apply_on_signal())
             return
         if event["event"] == "reopen-logs":
-            self._writer.reopen()
+            self.writer.reopen()
             return
         self._hear_of_upgrade(event)
 
@@ -626,15 +626,15 @@ class Daemon:
         try:
             return self._upgrading.hear(event)
         except Exception as error:
-            self._faults.note("upgrade", "handling a message from the shim", error)
+            self.faults.note("upgrade", "handling a message from the shim", error)
             return False
 
     def _report(self, event: dict[str, Any]) -> None:
         """While processes run that a former version has given the notify socket that all shared."""
-        self._engine.reports.hear(event)
+        self.engine.reports.hear(event)
         ended = event["event"] in {"exited", "gone"} and not event.get("left")
-        if ended and event["process"] in self._notify_sockets.old:
-            self._notify_sockets.ended(event["process"])
+        if ended and event["process"] in self.notify_sockets.old:
+            self.notify_sockets.ended(event["process"])
 
     def _deliver_early(self, change: Change) -> None:
         """READY=1 may have come before the pid that it came from."""
@@ -643,69 +643,69 @@ class Daemon:
 
     async def _apply_on_signal(self) -> None:
         try:
-            self._starter.outbox.put("hup", None)
-            self._commands.refuse_while_held("apply", {})
-            await self._applying.apply({"token": ""})
+            self.starter.outbox.put("hup", None)
+            self.commands.refuse_while_held("apply", {})
+            await self.applying.apply({"token": ""})
         except ProtocolError as error:
-            self._writer.line(f"supervisor: SIGHUP: {error.message}", ERROR)
+            self.writer.line(f"supervisor: SIGHUP: {error.message}", ERROR)
         except ConnectionAbortedError:
             pass  # the next supervisor reports the outcome
         except Exception as error:
-            self._faults.note("SIGHUP", "applying", error)
+            self.faults.note("SIGHUP", "applying", error)
 
     def _notified(self, entry: Entry, message: dict[str, str]) -> None:
-        self._engine.notified(entry, message)
-        if "X_IMPETUSD_REQUESTS" in message and not self._engine.slots.holds(entry):
-            self._rules.vetting.counted(entry, message)
+        self.engine.notified(entry, message)
+        if "X_IMPETUSD_REQUESTS" in message and not self.engine.slots.holds(entry):
+            self.rules.vetting.counted(entry, message)
 
     def _flush_soon(self) -> None:
         sending = "the engine", "sending a round"
-        asyncio.get_running_loop().call_soon(self._faults.attempt, *sending, self._starter.outbox.flush)
+        asyncio.get_running_loop().call_soon(self.faults.attempt, *sending, self.starter.outbox.flush)
 
     def _say(self, what: str, more: str = "", **why: Reason) -> None:
         self._reporting.say(what, more, **why)
         self._flush_soon()
 
     def _command_given(self, fields: dict[str, Any]) -> None:
-        self._ledger.add("command", **fields)
+        self.ledger.add("command", **fields)
         self._flush_soon()
 
     # The end.
 
     def _quiesce(self, why: Reason) -> None:
-        self._upstream.stopping(stop_within(self._engine.slots.units))
+        self._upstream.stopping(stop_within(self.engine.slots.units))
         self._say("stopping", f" everything: {why}", why=why)
-        self._rules.end()
+        self.rules.end()
 
     async def _end(self) -> None:
-        self._rules.memory.close()
-        self._commands.over.set()
+        self.rules.memory.close()
+        self.commands.over.set()
         self._events.close()
-        await self._control.close()
-        await self._rules.ended()
+        await self.control.close()
+        await self.rules.ended()
         self._control_socket.remove()
-        self._notify_sockets.close()
-        if self._starter.listeners.files:
-            self._starter.listeners.files.close()
-        self._saving.now()
-        await self._state.close()
+        self.notify_sockets.close()
+        if self.starter.listeners.files:
+            self.starter.listeners.files.close()
+        self.saving.now()
+        await self.state.close()
         left = [
-            f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.slots.entries.values() if is_stuck(entry)
+            f"{entry.name} (pid {entry.slot.pid})" for entry in self.engine.slots.entries.values() if is_stuck(entry)
         ]
         self._say(
             "ended",
             f": left running, because SIGKILL has no effect: {', '.join(left)}" if left else ": everything is stopped",
         )
-        self._starter.outbox.flush()
-        for close in (self._ledger.close, self._writer.close):
+        self.starter.outbox.flush()
+        for close in (self.ledger.close, self.writer.close):
             with contextlib.suppress(NoAnswer):  # writes that a disk has not finished by now are not waited for
                 await self._threads.run(close, CLOSED_WITHIN)
-        self._starter.outbox.quit(self._ending.code)
+        self.starter.outbox.quit(self._ending.code)
 
     def stop_writing(self) -> None:
         """End the threads that write files. Blocks, 10 s at most."""
-        self._ledger.close()
-        self._writer.close()
+        self.ledger.close()
+        self.writer.close()
 
     def close(self) -> None:
         """Let go of every descriptor, clock and watch, once the loop has ended; what was kept is the shim's."""

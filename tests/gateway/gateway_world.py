@@ -154,7 +154,7 @@ async def serving(life, *, ceiling=protocol.ADMIN, listen=None, **given) -> Asyn
     folder = f"{life.shim.paths.state_dir}/gateway"
     os.makedirs(folder, mode=0o700, exist_ok=True)
     backend = OverSocket(life.shim.paths.control_socket)
-    watchers = life.daemon._feed._watchers
+    watchers = life.daemon.feed._watchers
     app = assembled(settings(folder, ceiling=ceiling, **given), backend)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
@@ -169,7 +169,7 @@ async def serving(life, *, ceiling=protocol.ADMIN, listen=None, **given) -> Asyn
     finally:
         await gateway.http.close()
         await runner.cleanup()
-        await until(lambda: life.daemon._feed._watchers <= watchers, "the watcher has gone")
+        await until(lambda: life.daemon.feed._watchers <= watchers, "the watcher has gone")
 
 
 def run(scenario, ini=INI, **how):

@@ -115,7 +115,7 @@ class TestStream:
             async with gateway.get("/api/v1/stream", viewer) as answer:
                 events = gateway.events(answer)
                 await anext(events)
-                for task in gateway.life.daemon._control._tasks:
+                for task in gateway.life.daemon.control._tasks:
                     task.cancel()
                 seen = []
                 async for name, _, _ in events:

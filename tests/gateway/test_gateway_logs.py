@@ -102,7 +102,7 @@ def test_what_comes_is_streamed_and_a_line_has_the_same_id_everywhere():
                     line = json.loads(data)
                     seen[line["text"].rpartition(" ")[2]] = line
             assert (seen["two"]["unit"], seen["two"]["stream"]) == ("b:0", "err")
-            for task in gateway.life.daemon._control._tasks:  # as a supervisor's death does
+            for task in gateway.life.daemon.control._tasks:  # as a supervisor's death does
                 task.cancel()
             write(gateway, "a-out.log", stamped(4, "four"))
             async for name, data, _ in events:
@@ -146,7 +146,7 @@ def test_what_slots_write_that_appear_later_comes_too():
             assert await line() == ("b:2", "out", "new")
             # It goes and comes back, and another supervisor is asked meanwhile.
             await scale(2)
-            for task in gateway.life.daemon._control._tasks:
+            for task in gateway.life.daemon.control._tasks:
                 task.cancel()
             await until(lambda: followed.total == 2, "the logs that are left")
             await scale(4)

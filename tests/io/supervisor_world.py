@@ -86,7 +86,7 @@ class Shim:
         daemon = Daemon(self.conf, self.paths, boot=False, link=link)
         after.callback(theirs.close)
         after.callback(daemon.close)
-        daemon._hand_over = lambda _why: daemon._starter.outbox.flush()  # type: ignore[method-assign]
+        daemon._hand_over = lambda _why: daemon.starter.outbox.flush()  # type: ignore[method-assign]
         loop.add_reader(theirs, self._readable)
         run = loop.create_task(daemon.run())
         self._events = []
@@ -104,7 +104,7 @@ class Shim:
             if run.done():
                 run.result()
                 raise AssertionError(life.log())
-            self.engine = daemon._engine
+            self.engine = daemon.engine
             await scenario(life)
         finally:
             daemon._done.set()
@@ -240,7 +240,7 @@ class Life:
 
     async def ask(self, method: str, **params: Any) -> dict[str, Any]:
         request = Request(1, method, check_params(method, params))
-        return dict(await self.daemon._commands.handle(request, lambda *_: None))
+        return dict(await self.daemon.commands.handle(request, lambda *_: None))
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """`status`, by slot."""

@@ -76,16 +76,16 @@ async def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str
     try:
         daemon._bind_notify()
         daemon._adopt(table)
-        daemon._applying.resume(dict(told))
+        daemon.applying.resume(dict(told))
         daemon._begin()
         yield daemon, link
     finally:
-        daemon._notify_sockets.close()
-        daemon._starter.listeners.files.close()
-        daemon._saving.now()
-        await daemon._state.close()
-        daemon._ledger.close()
-        daemon._writer.close()
+        daemon.notify_sockets.close()
+        daemon.starter.listeners.files.close()
+        daemon.saving.now()
+        await daemon.state.close()
+        daemon.ledger.close()
+        daemon.writer.close()
         daemon.close()
 
 

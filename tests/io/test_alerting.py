@@ -103,7 +103,7 @@ def test_silences_outlive_supervisors_and_daemons():
 
     async def look(life):
         assert (await life.ask("status"))["alerts"]["silences"] == [asked["silence"]]
-        await life.daemon._saving.done()
+        await life.daemon.saving.done()
 
     with in_a_folder(INI) as shim:
         shim.live(make)

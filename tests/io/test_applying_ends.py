@@ -45,7 +45,7 @@ def in_a_loop(test):
 
 async def until(daemon, condition):
     async with asyncio.timeout(5):
-        await daemon._engine.waits.until(condition)
+        await daemon.engine.waits.until(condition)
 
 
 def job(process, state=State.RUNNING, want=Want.UP):
@@ -72,11 +72,11 @@ def test_a_job_that_ends_while_it_is_being_disabled_does_not_hold_it_up(paths, e
                     for process, told in ((1, a_told), (2, b_told)):
                         if not told:
                             await asyncio.sleep(0)
-                            daemon._engine.rounds.receive(
+                            daemon.engine.rounds.receive(
                                 [{"event": "exited", "process": process, "left": False, **ended}]
                             )
                     await until(daemon, lambda: is_done(link))
-                    assert daemon._engine.slots.entries == {}
+                    assert daemon.engine.slots.entries == {}
                     assert link.blob("slot:a") is None
                     assert json.loads(link.blob(APPLY) or "")["ok"] is True
 
@@ -90,11 +90,11 @@ async def test_what_never_moves_is_named_and_given_up(paths, monkeypatch):
     blobs = {"slot:a": job(1), APPLY: changes("removed", "a")}
     text = TIMERS.replace("[timer:b]\ncommand = sleep 0.25\nevery = 1d\n", "")
     async with taken_over(paths, configuration(text, "a"), configuration(text), blobs, [row(1)]) as (daemon, link):
-        assert [entry.name for entry in daemon._applying.awaited()] == ["a"]
+        assert [entry.name for entry in daemon.applying.awaited()] == ["a"]
         await until(daemon, lambda: is_done(link))
-        answer = await daemon._applying.apply({"token": "t"})
+        answer = await daemon.applying.apply({"token": "t"})
     assert (answer["ok"], [each["name"] for each in answer["unfinished"]]) == (False, ["a"])
-    assert daemon._applying.awaited() == []
+    assert daemon.applying.awaited() == []
 
 
 @in_a_loop
@@ -118,9 +118,9 @@ async def test_who_waits_hears_at_once_for_what(paths):
     off, on = configuration(TIMERS, "a"), configuration(TIMERS)
     async with taken_over(paths, off, on, blobs, [row(1)]) as (daemon, _):
         request = protocol.Request(1, "disable", {"names": ["a"], "token": "t"})
-        asked = asyncio.ensure_future(daemon._commands.handle(request, progress))
+        asked = asyncio.ensure_future(daemon.commands.handle(request, progress))
         await asyncio.wait_for(anything.wait(), 5)
-        daemon._engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
+        daemon.engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
         assert (await asked)["ok"] is True
     assert heard[0] == ("a", "STOPPING", "")
 
@@ -129,7 +129,7 @@ async def test_who_waits_hears_at_once_for_what(paths):
 async def test_only_what_is_wrong_with_the_file_is_remembered_as_its_refusal(paths):
     """A mistyped --env is the command's mistake."""
     async with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
-        applying = daemon._applying
+        applying = daemon.applying
         Path(paths.conf).write_text(TIMERS, encoding="utf-8")
         with pytest.raises(protocol.ProtocolError, match="no section uses the profile typo"):
             await applying.apply({"token": "t", "env": "typo"})
@@ -150,7 +150,7 @@ async def test_of_two_that_switch_at_once_the_second_asks_the_next_supervisor(pa
     """Its own file would take back what the first has switched."""
     monkeypatch.setattr("impetusd.supervisor.daemon.Daemon._hand_over", lambda *_: None)
     async with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
-        asked = [daemon._applying.disable({"names": [name], "token": name}) for name in ("a", "b")]
+        asked = [daemon.applying.disable({"names": [name], "token": name}) for name in ("a", "b")]
         told = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(each) for each in told] == [ConnectionAbortedError] * 2
         text = Path(f"{paths.state_dir}/{switches.FILE}").read_text(encoding="utf-8")
@@ -163,10 +163,10 @@ async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths)
     pool = "[program:web]\ncommand = sleep 1000\ninstances = 2\n"
     blobs = {f"slot:web:{index}": job(index + 1) for index in range(2)}
     async with taken_over(paths, configuration(pool), None, blobs, [row(1), row(2)]) as (daemon, link):
-        unit = daemon._engine.slots.units["web"]
-        commands = daemon._commands
+        unit = daemon.engine.slots.units["web"]
+        commands = daemon.commands
         assert commands._wanted(unit, "+1", "t") == 3
-        daemon._engine.scale(unit, commands._wanted(unit, "+1", "t"), "t")
+        daemon.engine.scale(unit, commands._wanted(unit, "+1", "t"), "t")
         assert commands._wanted(unit, "+1", "t") == 3
         assert commands._wanted(unit, "-1", "u") == 2
         facts = json.loads(link.blob("unit:web") or "")
@@ -176,8 +176,8 @@ async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths)
 @in_a_loop
 async def test_what_was_disabled_and_then_removed_is_spoken_of_no_more(paths):
     async with taken_over(paths, configuration(TIMERS, "a", "gone"), None, {}, []) as (daemon, _):
-        assert daemon._applying.disabled() == [("a", because("disabled", name="a"))]
-        (notice,) = daemon._status.status({"names": []})["notices"]
+        assert daemon.applying.disabled() == [("a", because("disabled", name="a"))]
+        (notice,) = daemon.status.status({"names": []})["notices"]
         assert (notice["key"], notice["facts"]) == ("disabled", {"name": "a"})
 
 
@@ -204,10 +204,10 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
         _,
     ):
         request = protocol.Request(1, method, params)
-        asked = asyncio.ensure_future(daemon._commands.handle(request, lambda *_: None))
+        asked = asyncio.ensure_future(daemon.commands.handle(request, lambda *_: None))
         if params.get("names") == ["web"]:
-            await until(daemon, lambda: daemon._engine.slots.entries["web:0"].slot.state is State.STOPPING)
-            daemon._engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
+            await until(daemon, lambda: daemon.engine.slots.entries["web:0"].slot.state is State.STOPPING)
+            daemon.engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
         answer = await asyncio.wait_for(asked, 5)
         (left,) = [each for each in answer["units"] if each["state"] == "STOPPING"] or [{"pid": 100_000_002}]
         assert left["pid"] == 100_000_002
@@ -227,8 +227,8 @@ async def test_what_may_take_any_time_is_waited_for(paths, monkeypatch):
     blobs[APPLY] = changes("added", "web", kind="program")
     now, before = configuration(text), configuration(text.partition("[program:web]")[0])
     async with taken_over(paths, now, before, blobs, [row(1)]) as (daemon, link):
-        assert daemon._engine.slots.entries["migrate:0"].slot.pid is not None
-        assert daemon._applying._changeover.patience(daemon._applying.awaited()) is None
-        daemon._engine.rounds.receive([{"event": "exited", "process": 1, "left": False, "code": 1, "at": time.time()}])
-        assert daemon._applying._changeover.patience(list(daemon._engine.slots.entries.values())) is not None
+        assert daemon.engine.slots.entries["migrate:0"].slot.pid is not None
+        assert daemon.applying._changeover.patience(daemon.applying.awaited()) is None
+        daemon.engine.rounds.receive([{"event": "exited", "process": 1, "left": False, "code": 1, "at": time.time()}])
+        assert daemon.applying._changeover.patience(list(daemon.engine.slots.entries.values())) is not None
         await until(daemon, lambda: is_done(link))

@@ -445,7 +445,7 @@ class TestAReload:
 
         async def scenario(life: Life) -> None:
             before = await started(life)
-            life.daemon._engine.machine.reloading = lambda _: 1 / 0  # type: ignore[assignment]
+            life.daemon.engine.machine.reloading = lambda _: 1 / 0  # type: ignore[assignment]
             told.cannot["web:template:next"] = "ENOENT"
             async with asyncio.timeout(DEADLINE):
                 answer = await life.ask("reload", names=["web"])
@@ -509,4 +509,4 @@ class TestAReload:
 
 
 def told_of(life: Life, source: str) -> bool:
-    return any(notice.facts["source"] == source for notice in life.daemon._faults.attention())
+    return any(notice.facts["source"] == source for notice in life.daemon.faults.attention())

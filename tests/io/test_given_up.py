@@ -60,7 +60,7 @@ class Pool:
         asked = asyncio.ensure_future(life.ask(command, names=["web:0"]))
         rows = await life.until(lambda rows: rows["web:0"]["pid"], "the parked worker to take the place")
         assert self.connects()
-        life.daemon._engine.reports.ready(rows["web:0"]["pid"])
+        life.daemon.engine.reports.ready(rows["web:0"]["pid"])
         await asked
 
     async def give_up(self, life: Life, *names: str) -> None:

@@ -183,8 +183,8 @@ class TestASlotInQuarantine:
             pids = told.pids()
             assert (await life.rows())["web:0"]["held"]["key"] == "quarantined"
             assert "impetusd stop web:0" in await refused(life, "reload", names=["web"])
-            life.daemon._engine.recycle(life.daemon._engine.slots.of_unit(life.daemon._engine.slots.units["web"]), OLD)
-            life.daemon._engine.renew(life.daemon._engine.slots.units["web"], CHANGED)
+            life.daemon.engine.recycle(life.daemon.engine.slots.of_unit(life.daemon.engine.slots.units["web"]), OLD)
+            life.daemon.engine.renew(life.daemon.engine.slots.units["web"], CHANGED)
             told.kill("web:1")
             await life.until(lambda rows: rows["web:1"]["pid"] not in {None, pids["web:1"]})
             assert told.pids()["web:0"] == pids["web:0"]

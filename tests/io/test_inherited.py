@@ -259,11 +259,11 @@ def test_a_flood_of_questions_costs_the_others_nothing_and_no_descriptor_is_take
                     assert (await control.call("ping"))["ready"]
                 await asyncio.sleep(0)
             # What was answered waits for whoever takes it, and no more than that is open.
-            assert life.daemon._control.count("gateway") <= MOST
+            assert life.daemon.control.count("gateway") <= MOST
             taken = []
             while isinstance(answer := inherited.take(channel), socket.socket):
                 taken.append(stack.enter_context(answer))
-        await until(lambda: not life.daemon._control.count("gateway"), "the connections' end")
+        await until(lambda: not life.daemon.control.count("gateway"), "the connections' end")
         await until(lambda: handed_over() <= before, "the descriptors' end")
         (answer,) = await said(shim, line("ping"))
         assert b'"ready":true' in answer
@@ -299,8 +299,8 @@ def test_what_was_asked_of_a_supervisor_that_has_died_is_answered_by_the_next():
         # Given by this one and never taken; and asked, when this one does not listen any more.
         with socket.socket(fileno=os.dup(theirs(shim))) as channel:
             assert inherited.ask(channel)
-            await until(lambda: life.daemon._control.count("gateway") == 1, "the connection")
-            life.daemon._inherited.close()
+            await until(lambda: life.daemon.control.count("gateway") == 1, "the connection")
+            life.daemon.inherited.close()
             assert inherited.ask(channel)
 
     async def answered(life: Life, shim):
@@ -378,7 +378,7 @@ def test_a_pair_that_was_shut_down_while_nobody_listened_is_replaced_by_the_next
     was = []
 
     async def shut(life: Life, shim):
-        life.daemon._inherited.close()
+        life.daemon.inherited.close()
         was.append(os.fstat(theirs(shim)).st_ino)
         with socket.socket(fileno=os.dup(theirs(shim))) as sock:
             sock.shutdown(socket.SHUT_RDWR)
@@ -459,11 +459,11 @@ def test_with_a_process_all_that_it_had_of_connections_ends():
         )
         try:
             assert await process.stdout.readline() == b"taken\n"
-            assert life.daemon._control.count("gateway") == MOST
+            assert life.daemon.control.count("gateway") == MOST
         finally:
             process.kill()
             await process.communicate()
-        await until(lambda: not life.daemon._control.count("gateway"), "the connections' end")
+        await until(lambda: not life.daemon.control.count("gateway"), "the connections' end")
         (answer,) = await said(shim, line("ping"))
         assert b'"ready":true' in answer
 

@@ -62,7 +62,7 @@ def test_what_raises_while_a_slot_is_handled_costs_that_slot_alone(shim: Callabl
 
     async def scenario(life: Life) -> None:
         died: list[int] = []
-        faults = life.daemon._faults
+        faults = life.daemon.faults
         faults.die = died.append
         await life.ask("start")
         await life.until_state("RUNNING")

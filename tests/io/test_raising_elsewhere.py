@@ -60,7 +60,7 @@ async def whole(life: Life, slots: set[str], site: object) -> None:
 
 async def say_ready(life: Life) -> None:
     """A parked worker that is put to work says so."""
-    engine = life.daemon._engine
+    engine = life.daemon.engine
     while True:
         for entry in list(engine.slots.entries.values()):
             if entry.slot.state is State.STARTING and entry.slot.pid is not None:
@@ -89,7 +89,7 @@ async def afresh(life: Life) -> None:
 
 async def timers_and_checks(life: Life) -> None:
     """A run is due, one is triggered, one is stopped; a check is asked, and what it asks for is restarted."""
-    timers, checks = life.daemon._rules.timers, life.daemon._rules.checks
+    timers, checks = life.daemon.rules.timers, life.daemon.rules.checks
     job = timers._jobs["bad"]
     job.rests_until, job.at = 0.0, replace(job.at, due=0.0)
     timers._ring()
@@ -114,7 +114,7 @@ async def job_ends(life: Life) -> None:
             if child.name == "bad" and child.ended is None:
                 life.shim.end(child, code=0)
         life.shim.tell()
-        return "bad" not in rows and life.daemon._rules.timers._jobs["bad"].at.run is None
+        return "bad" not in rows and life.daemon.rules.timers._jobs["bad"].at.run is None
 
     await life.until(ended, "the end of the run")
 
@@ -185,7 +185,7 @@ def test_the_smallest_thing_fails(
     async def scenario(life: Life) -> None:
         died: list[int] = []
         serving = asyncio.create_task(say_ready(life))
-        faults = life.daemon._faults
+        faults = life.daemon.faults
         faults.die = died.append
         await life.ask("start")
         await life.until_state("RUNNING")

@@ -111,10 +111,10 @@ def test_to_the_supervisor_it_is_no_failed_start_and_what_is_left_of_it_goes_bef
         started = {**row(2, None if known else end), "left": left and not known}
         async with taken_over(paths, configuration(text), None, blobs, [row(1), started]) as (daemon, link):
             if known:
-                daemon._engine.rounds.receive([{"event": "exited", "process": 2, "left": left, **end}])
-            entry = daemon._engine.slots.entries["web:0"]
+                daemon.engine.rounds.receive([{"event": "exited", "process": 2, "left": left, **end}])
+            entry = daemon.engine.slots.entries["web:0"]
             if known and left:
-                daemon._engine.rounds.receive([{"event": "gone", "process": 2}])
+                daemon.engine.rounds.receive([{"event": "gone", "process": 2}])
             assert (entry.slot.state, entry.slot.failures, entry.slot.restarts) == (State.STARTING, 0, 0)
             ops = [(op["op"], op.get("number")) for op in link.ops if op["op"] in {"signal", "fork"}]
             assert [name for name, _ in ops].count("fork") == 1

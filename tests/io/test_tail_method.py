@@ -149,7 +149,7 @@ def test_the_method_hides_secrets_and_goes_on_for_one_who_follows(shim):
         notice = json.loads(await reader.readline())
         assert (notice["method"], notice["params"]["lines"]) == ("lines", ["token: ***"])
         writer.close()
-        await until(lambda: not life.daemon._control._tasks)
+        await until(lambda: not life.daemon.control._tasks)
         assert not any(is_at(fd, path) for fd in os.listdir("/proc/self/fd"))
 
     shim.live(scenario)

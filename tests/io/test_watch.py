@@ -78,7 +78,7 @@ class Watcher:
 
 
 async def gone(life):
-    await until(lambda: not life.daemon._feed._watchers)
+    await until(lambda: not life.daemon.feed._watchers)
 
 
 def test_everything_as_it_is_then_what_changes(shim):
@@ -140,7 +140,7 @@ def test_who_comes_back_gets_what_follows_and_in_another_life_everything(shim):
         async with Watcher(shim, life=mirror.life, since=mirror.n + 1000) as watcher:
             assert not watcher.answer.result["resumed"]
         await gone(life)
-        life.daemon._feed.close()  # as after KEEP
+        life.daemon.feed.close()  # as after KEEP
         async with Watcher(shim, life=mirror.life, since=mirror.n) as watcher:
             assert not watcher.answer.result["resumed"]
         await gone(life)
@@ -164,14 +164,14 @@ def test_who_reads_too_slowly_is_disconnected_and_the_others_miss_nothing(shim, 
         asleep.sendall(protocol.request_line(1, "watch", {}))
         async with Watcher(shim) as watcher:
             await watcher.complete()
-            control = life.daemon._control
+            control = life.daemon.control
             await until(lambda: len(control._tasks) == 2)
             while len(control._tasks) == 2:
                 for _ in range(20):
-                    life.daemon._ledger.add("daemon", what="x" * 2000)
-                life.daemon._feed._flush()
-                await watcher.until(lambda it: it.mirror.n == life.daemon._feed.ring.last)
-            assert life.daemon._feed.ring.last - life.daemon._feed.ring.first < 200
+                    life.daemon.ledger.add("daemon", what="x" * 2000)
+                life.daemon.feed._flush()
+                await watcher.until(lambda it: it.mirror.n == life.daemon.feed.ring.last)
+            assert life.daemon.feed.ring.last - life.daemon.feed.ring.first < 200
         await gone(life)
         asleep.close()
 
@@ -183,7 +183,7 @@ def test_without_watchers_nothing_is_measured_and_after_a_while_nothing_is_kept(
     monkeypatch.setattr(feed, "KEEP", 0.0)
 
     async def scenario(life):
-        its = life.daemon._feed
+        its = life.daemon.feed
         its._sampler.pause = 0.0
         async with Watcher(shim) as watcher:
             await watcher.complete()
@@ -208,14 +208,14 @@ def test_a_clock_that_goes_on_is_no_change(shim):
             shim.tell()
             assert not (await asked)["ok"]
             await watcher.until(lambda it: it.mirror.rows["daemon"][""]["attention"])
-            its = life.daemon._feed
+            its = life.daemon.feed
             its._measured = 0  # what the pids of nobody take is another matter
             its._ticking.cancel()
             await its._look()
 
             async def is_quiet():
-                last, before = its.ring.last, life.daemon._status.attention()["notices"]
-                await until(lambda: life.daemon._status.attention()["notices"] != before)
+                last, before = its.ring.last, life.daemon.status.attention()["notices"]
+                await until(lambda: life.daemon.status.attention()["notices"] != before)
                 await its._look()
                 return its.ring.last == last
 
@@ -231,9 +231,9 @@ def test_what_looks_secret_is_hidden_once_for_all(shim):
         async with Watcher(shim) as watcher, Watcher(shim) as other:
             await watcher.complete()
             await other.complete()
-            entry = life.daemon._engine.slots.entries["a:0"]
+            entry = life.daemon.engine.slots.entries["a:0"]
             entry.rec.tail = ["connecting with password=hunter22hunter", "x" * 5000]
-            life.daemon._feed.changed(Change(entry, entry.slot, entry.slot))
+            life.daemon.feed.changed(Change(entry, entry.slot, entry.slot))
             await watcher.until(lambda it: it.mirror.rows["unit"]["a:0"]["tail"])
             tail = watcher.mirror.rows["unit"]["a:0"]["tail"]
             assert tail == ["connecting with password=***", "x" * board.WORDS[1]]
@@ -246,7 +246,7 @@ def test_what_looks_secret_is_hidden_once_for_all(shim):
 
 def test_what_cannot_be_told_of_one_slot_is_that_slots_failure(shim, monkeypatch):
     async def scenario(life):
-        rows = life.daemon._feed._board._rows
+        rows = life.daemon.feed._board._rows
         right = rows.row
 
         def row(entry, usage=None):

@@ -28,7 +28,7 @@ def shim():
 
 def cut(life):
     """End each connection that watches, as a supervisor's death does."""
-    for task in life.daemon._control._tasks:
+    for task in life.daemon.control._tasks:
         task.cancel()
 
 
@@ -86,12 +86,12 @@ class TestAsync:
             await life.ask("start")
             await until(lambda: mirror.rows["unit"]["a:0"]["state"] == "RUNNING")
             reading.seen.clear()
-            life.daemon._feed.ring.clear()  # what it would go on with is no longer there
+            life.daemon.feed.ring.clear()  # what it would go on with is no longer there
             cut(life)
             assert (await reading.until("snapshot")).value is True
             assert [each.kind for each in reading.seen] == ["lost", "snapshot"]
             await reading.end()
-            await until(lambda: not life.daemon._feed._watchers)
+            await until(lambda: not life.daemon.feed._watchers)
 
         shim.live(scenario)
 
@@ -130,7 +130,7 @@ class TestBlocking:
             await until(lambda: mirror.rows["unit"]["a:0"]["state"] == "RUNNING")
             enough.set()
             await reading
-            await until(lambda: not life.daemon._feed._watchers)
+            await until(lambda: not life.daemon.feed._watchers)
 
         shim.live(scenario)
 
