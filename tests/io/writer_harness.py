@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
+from impetusd.supervisor.logs import logpipe
 from impetusd.supervisor.logs.writer import Options, Writer
 
 DEADLINE = 60.0  # seconds; only a failure waits that long
@@ -31,7 +32,7 @@ class Bench:
         return self.writer._lane(pipe.place).outlets.file_of(pipe)
 
     def begin_run(self, name, pattern=None):
-        self.writer.begin_run(name, pattern)
+        logpipe.begin_run([self.writer._pipes[name]], pattern)
 
     def ask(self, method, *arguments):
         """What `method` hands to its callback."""

@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.linepattern import FOUND, LinePattern
@@ -207,6 +207,12 @@ class Pipe:
         if watch.state is FOUND:
             with self.lock:
                 self._answer(watch)
+
+
+def begin_run(pipes: Iterable[Pipe], pattern: bytes | None) -> None:
+    """A process is about to be started that writes into these: see `Pipe.begin_run`. Raises re.error."""
+    for pipe in pipes:
+        pipe.begin_run(pattern)
 
 
 def _line_pattern(pattern: bytes) -> LinePattern:

@@ -83,13 +83,14 @@ class Writer:
         """Write a line into the daemon's own log, without what looks secret in it. `level`: see `linux.priority`."""
         self._main.call(self._main.outlets.line, redact.text(text), time.time())
 
-    def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> None:
+    def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> Pipe:
         """Move what comes from `fd` into the file `path` from now on."""
         added = Pipe(pipe, fd, options or Options(), _place(path))
         added.beginning = self.shared.unfinished.find(added.inode)
         lane = self._lane(added.place)
         lane.call(lane.add, added, path, self.shared.chunks.of(pipe))
         self._pipes[pipe] = added
+        return added
 
     def redirect(self, routes: Mapping[str, str], options: Mapping[str, Options] | None = None) -> None:
         """Send each pipe to the path given, after all that is in it now has gone where it belonged.
@@ -115,10 +116,6 @@ class Writer:
             self._ask(known, Lane.forget, done)
             del self._pipes[pipe]
 
-    def begin_run(self, pipe: str, pattern: bytes | None) -> None:
-        """A process is about to be started that writes into it: see `Pipe.begin_run`. Raises re.error."""
-        self._pipes[pipe].begin_run(pattern)
-
     def end_run(self, pipe: str) -> None:
         """The process is gone: write also a last line that it did not finish."""
         known = self._pipes.get(pipe)
@@ -135,7 +132,7 @@ class Writer:
     def tail(self, pipe: str, answer: Callable[[bytes], None]) -> None:
         """Call `answer` (in a thread of the writer's) with the last bytes of the run that is over: all of them read.
 
-        Say it after `end_run`, or after the next run has begun (`begin_run`).
+        Say it after `end_run`, or after the next run has begun (`logpipe.begin_run`).
         """
         known = self._pipes.get(pipe)
         if known is None:

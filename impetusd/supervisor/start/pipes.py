@@ -23,6 +23,7 @@ from impetusd.supervisor.start.childspec import CannotStart
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit
+    from impetusd.supervisor.logs.logpipe import Pipe
     from impetusd.supervisor.start.link import Outbox
 
 STREAMS = ("out", "err")
@@ -40,6 +41,7 @@ class LogPipes:
         self.prefix: Prefix | None = None  # with one, what has no file of its own in the INI goes to standard output
         self.instances: Callable[[Unit], int] = lambda unit: unit.instances
         self.shown: Callable[[Entry], str] = lambda entry: entry.name
+        self.of: dict[int, tuple[Pipe, ...]] = {}  # by the number of a pair
         self.owners: dict[int, int] = {}  # of those that are not our own user's
         self._next_pipe = 1 + max([0, *(int(name.split(":")[1]) for name in outbox.fds if name.startswith("log:"))])
 
@@ -75,8 +77,11 @@ class LogPipes:
 
     def _attach(self, entry: Entry) -> None:
         options = self._options(entry)
-        for (name, path), stream in zip(self._routes(entry).items(), STREAMS, strict=True):
+        assert entry.rec.pipe is not None
+        self.of[entry.rec.pipe] = tuple(
             self._writer.add(name, self._outbox.fds[f"log:{entry.rec.pipe}:{stream}:r"], path, options[name])
+            for (name, path), stream in zip(self._routes(entry).items(), STREAMS, strict=True)
+        )
 
     def adopt(self, entry: Entry) -> bool:
         """Go on where the supervisor before us stopped reading. False if the pipes are lost, with a shim that was killed."""
@@ -115,6 +120,7 @@ class LogPipes:
         if pipe is None:
             return
         entry.rec.pipe = None
+        self.of.pop(pipe, None)
         self.owners.pop(pipe, None)
         for stream in STREAMS:
             stage = f"releasing its log pipe {pipe}:{stream}"
@@ -184,11 +190,6 @@ class LogPipes:
         if not self._writer.losses:
             return []
         return self._writer.losses.attention(dict.fromkeys(path for each in entries for path in self.log_files(each)))
-
-    def begin_run(self, entry: Entry, pattern: bytes | None) -> None:
-        """A process is about to be started in the slot, of which a line with `pattern` will be asked for. Raises re.error."""
-        for pipe in self.names(entry):
-            self._writer.begin_run(pipe, pattern)
 
     def end_run(self, entry: Entry) -> None:
         """The slot's process is gone: a last line that it did not finish is written, too."""

@@ -20,6 +20,7 @@ from impetusd.core.config.environment import handed_on
 from impetusd.core.config.gateway import CHANNEL as INHERITED
 from impetusd.core.config.model import Kind, Unit
 from impetusd.supervisor.disk.ledger import Ledger
+from impetusd.supervisor.logs import logpipe
 from impetusd.supervisor.logs.writer import Writer
 from impetusd.supervisor.slots.entry import FORKING, Entry, Role, serving, slot_name
 from impetusd.supervisor.start import childspec
@@ -83,7 +84,7 @@ class Starter:
         theirs: list[str] = []
         # The line by which it is ready may come before we hear that it runs.
         awaited = unit.ready.value.encode() if unit.ready is not None and unit.ready.kind == "log" else None
-        self.pipes.begin_run(entry, awaited)
+        logpipe.begin_run(self.pipes.of[pipe], awaited)
         if entry.works:
             self.channels.open(process)
             carried = [*carried, f"chan:{process}"]
