@@ -240,7 +240,10 @@ class Life:
 
     async def ask(self, method: str, **params: Any) -> dict[str, Any]:
         request = Request(1, method, check_params(method, params))
-        return dict(await self.daemon.commands.handle(request, lambda *_: None))
+        answer = dict(await self.daemon.commands.handle(request, lambda *_: None))
+        if isinstance(answer.get("units"), Iterator):  # of rows, which are made as they are sent
+            answer["units"] = list(answer["units"])
+        return answer
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """`status`, by slot."""
