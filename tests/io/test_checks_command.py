@@ -222,7 +222,7 @@ class TestScript:
         end = subprocess.run([script, "-q"], check=False, capture_output=True, text=True, cwd="/")
         assert (end.returncode, end.stdout) == (3, "")
         assert end.stderr == (
-            f"scripts/health-check: this clone is not set up yet (there is no {tmp_path}/.venv/bin/impetusd); "
+            f"scripts/health-check: this clone is not set up yet ({tmp_path}/.venv/bin/impetusd does not exist); "
             f"run {tmp_path}/scripts/start\n"
         )
         stand_in = tmp_path / ".venv" / "bin" / "impetusd"
