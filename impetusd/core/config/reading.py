@@ -164,7 +164,9 @@ class Values(Reading):
     def default(self, kind: str, key: Key) -> Any:
         known = self.defaults.setdefault(kind, {})
         if key.name not in known:
-            text = ini.joined(ini.expand(key.default, {}, self.built_in)[0])
+            text = key.default
+            if "$" in text:
+                text = ini.joined(ini.expand(text, {}, self.built_in)[0])
             known[key.name] = self.resolved(key, key.value.parse(text)) if text else key.value.none
         return known[key.name]
 

@@ -215,16 +215,17 @@ def parse_signal(text: str) -> int:
     import signal
 
     name = text.upper().removeprefix("SIG")
-    known = {member.name[3:]: int(member) for member in signal.Signals}
-    number = int(name) if _digits(name) and len(name) < 4 else known.get(name, 0)
-    if number not in signal.valid_signals():
-        near = nearest(name, known)
+    number = int(signal.Signals.__members__.get(f"SIG{name}", 0))
+    if _digits(name) and len(name) < 4 and int(name) in signal.valid_signals():
+        number = int(name)
+    if not number:
+        near = nearest(name, [member.name[3:] for member in signal.Signals])
         raise ValueError(
             f"not a Linux signal; {f'did you mean SIG{near}?' if near else 'write one like SIGTERM or SIGINT'}"
         )
     if number in {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD}:
         raise ValueError("this signal does not terminate a process; use one that does, like SIGTERM or SIGINT")
-    return int(number)
+    return number
 
 
 def show_signal(number: int) -> str:
