@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from impetusd import __version__
 from impetusd.cli import app
 from impetusd.cli.install import completion, manual
 from impetusd.core import protocol
@@ -65,6 +66,12 @@ class TestEveryPage:
         """`whatis` and `apropos` read the line under NAME."""
         said = run("lexgrog", str(ROOT / "conf" / "man" / page))
         assert said.split('"')[1].startswith(f"{page[:-2]} - ")
+
+
+def test_the_changelog_has_this_version_of_this_day():
+    """One number and one date, from which the packages, the pages and the tag are made."""
+    newest = re.search(r"^## \[([0-9.]+)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest.groups() == (__version__, manual.DATE)
 
 
 class TestCommands:
