@@ -62,7 +62,7 @@ def supervisor() -> None:
 
     def come_up(self) -> None:
         begin(self)
-        if self._engine.slots.held.whole is None:
+        if self.engine.slots.held.whole is None:
             asyncio.get_running_loop().call_soon(go_wrong, found(), "", "")
 
     def wrapped(handle):

@@ -67,7 +67,7 @@ def service(lend: Lend) -> Iterator[tuple[Instance, int, str]]:
 
 def commands() -> list[tuple[str, str]]:
     """Each command of the row by row part, with what it prints: "..." is anything."""
-    part = PAGE[PAGE.index("## The list of requirements") :]
+    part = PAGE[PAGE.index("## The requirements, one by one") :]
     found: list[tuple[str, str]] = []
     for line in part.splitlines():
         if line.startswith("    $ "):
@@ -99,7 +99,7 @@ def test_each_command_of_the_page_does_what_it_says(service: tuple[Instance, int
 
 
 def test_every_row_has_a_command_or_says_that_it_is_not_built() -> None:
-    part = PAGE[PAGE.index("## The list of requirements") :]
+    part = PAGE[PAGE.index("## The requirements, one by one") :]
     rows = re.findall(r"^### ([\d.]+) .*?\n(.*?)(?=^### |\Z)", part, re.DOTALL | re.MULTILINE)
     numbers = ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.4", "2.1", "2.2", "2.3", "2.4", "2.5", "3.1", "3.2"]
     assert [number for number, _ in rows] == [*numbers, "4", "5", "6", "7", "8"]

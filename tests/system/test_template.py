@@ -102,7 +102,7 @@ def test_a_project_runs_reloads_with_a_migration_and_survives_a_failing_one(impe
         (["Shop"], "'Shop' is not a valid project name: use a-z, 0-9 and _"),
         (["json"], "it would hide Python's module json"),
         (["class"], "is reserved"),
-        (["shop", "--with", "jobs,mail"], "mail: jobs and chat are allowed"),
+        (["shop", "--with", "jobs,mail"], "unknown part mail; parts: jobs, chat"),
         (["shop", "--all-keys"], "omit --app and --all-keys"),
     ],
 )
