@@ -558,6 +558,7 @@ def test_hundreds_of_orphans_that_die_at_once_are_reaped_and_no_child_of_ours_wi
     living, pid = shim.started("/bin/sleep", "1000")
     ended, dead = shim.started("/bin/sh", "-c", "exit 5")
     assert shim.wait("exited", ended)["code"] == 5  # and not acknowledged: it is kept
+    others = set(shim.children())
     parent, main = shim.started(sys.executable, "-I", "-S", "-c", ORPHANS, fds={"0": "go", "1": "o", "2": ""})
     assert lines(out, 1) == ["there"]
     assert len(shim.children()) >= 400
@@ -565,7 +566,8 @@ def test_hundreds_of_orphans_that_die_at_once_are_reaped_and_no_child_of_ours_wi
     os.close(writer)
     told = shim.wait("exited", parent)
     assert (told["code"], told["left"]) in {(7, True), (7, False)}
-    wait_for(lambda: zombies(shim) == {dead, main}, lambda: f"{len(zombies(shim))} zombies to be two")
+    wait_for(lambda: set(shim.children()) == {*others, main}, lambda: f"{len(shim.children())} to be {len(others) + 1}")
+    assert zombies(shim) == {dead, main}
     assert state(pid) == "S"
     shim.ack(ended, parent)
     shim.echo()
