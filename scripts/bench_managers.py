@@ -197,6 +197,9 @@ class Manager:
         assert self.process is not None
         self.process.terminate()
 
+    def clear(self) -> None:
+        """Once nothing of it runs: what only it knows of outside of its folder."""
+
     def status(self) -> list[str]:
         """The command that shows all."""
         raise NotImplementedError
@@ -219,6 +222,9 @@ class Impetusd(Manager):
 
     def stop(self) -> None:
         self.run(IMPETUSD, "stop", check=False)
+
+    def clear(self) -> None:
+        self.run(IMPETUSD, "reap-leftovers", check=False)  # removes its cgroups
 
     def status(self) -> list[str]:
         return [IMPETUSD, "status"]
@@ -361,6 +367,7 @@ def running(kind: type[Manager], peers: Peers, program: str = "IDLE", **more: ob
         yield manager
     finally:
         end_new(before)
+        manager.clear()
         shutil.rmtree(folder, ignore_errors=True)
 
 
