@@ -11,8 +11,6 @@ import click
 from impetusd.cli.options import conf_option, env_option, given
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from impetusd.core.config.model import Config
     from impetusd.core.config.problem import Problem
 
@@ -40,6 +38,7 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
     """
     from impetusd.cli import place
     from impetusd.client import instance
+    from impetusd.core.units import counted
 
     path = place.find_conf(file if file is not None else given(), os.environ)
     checked, problems, warnings = _look(path, env, host=host)
@@ -48,13 +47,15 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
     if checked is None:
         print("\n".join(map(str, problems)))
         sys.stdout.flush()
-        print(f"impetusd: {_count(problems, 'problem')} in {path}", file=sys.stderr)
+        print(f"impetusd: {counted(len(problems), 'problem')} in {path}", file=sys.stderr)
         return 2
     if behind := instance.behind_link(checked.paths):
         print(behind)
         return 2
     if host and warnings:
-        print(f"impetusd: {path} has no problems, but {_count(warnings, 'warning')} for this host", file=sys.stderr)
+        print(
+            f"impetusd: {path} has no problems, but {counted(len(warnings), 'warning')} for this host", file=sys.stderr
+        )
         return 1
     kinds = (
         ("unit", checked.units),
@@ -62,7 +63,7 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
         ("health check", checked.health),
         ("group", checked.groups),
     )
-    counts = [f"{_count(names, kind)} ({', '.join(names)})" for kind, names in kinds if names]
+    counts = [f"{counted(len(names), kind)} ({', '.join(names)})" for kind, names in kinds if names]
     print(f"{path} is OK: {', '.join(counts) or '0 units (nothing to run yet)'}")
     return 0
 
@@ -96,8 +97,3 @@ def _look(path: str, profile: str | None, *, host: bool) -> tuple[Config | None,
     lacks += tryouts(checked, source, os.environ) if host and not faults and not lacks else []
     told = [*error_of([*checked.warnings, *warnings, *lacks], [file for file, _ in source.texts]).problems]
     return None if faults else checked, faults, told
-
-
-def _count(these: Iterable[object], what: str) -> str:
-    count = len(list(these))
-    return f"{count} {what}{'s' * (count != 1)}"

@@ -82,6 +82,7 @@ def _keys(spec: Mapping[str, object]) -> Iterator[str]:
 def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
     from impetusd.cli.screen import table
     from impetusd.cli.screen.terminal import plain
+    from impetusd.core.units import counted
 
     yield screen.paint(f"{row['name']} ({row['kind']})", "bold")
     ready = "" if row.get("ready") or row["state"] != "RUNNING" else ", not ready"
@@ -109,8 +110,7 @@ def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
         yield f"  {stream:<10}  {path}"
     if row.get("dropped_lines") or row.get("dropped_bytes"):
         size = table.memory(row["dropped_bytes"])
-        lines = f"{row['dropped_lines']} line{'s' * (row['dropped_lines'] != 1)}"
-        yield f"  dropped     {lines} ({size}) that could not be written to its log files"
+        yield f"  dropped     {counted(row['dropped_lines'], 'line')} ({size}) that could not be written to its log files"
     if row.get("tail"):
         yield "  last output:"
         for line in row["tail"]:

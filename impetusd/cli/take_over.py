@@ -21,6 +21,7 @@ from impetusd.core.config import parser
 from impetusd.core.config.include import Source
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.protocol import EXIT_USAGE
+from impetusd.core.units import counted
 from impetusd.files import rewrite
 from impetusd.interop.takeover import found, plan, sockets
 from impetusd.interop.takeover.manager import ManagerFault, Was
@@ -248,7 +249,7 @@ class TakeOver:
 
 def all_moved(title: str, left: int) -> str:
     """What is said at the end. `left`: how many other programs the old manager still has."""
-    return f"Everything was moved. {title} has {left or 'no'} program{'' if left == 1 else 's'} left."
+    return f"Everything was moved. {title} has {counted(left, 'program') if left else 'no programs'} left."
 
 
 def _require_programs(imported: Imported) -> None:

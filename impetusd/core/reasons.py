@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 from impetusd.core.protocol import UNKNOWN
-from impetusd.core.units import ago, ahead, show_duration, span
+from impetusd.core.units import ago, ahead, counted, show_duration, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -308,8 +308,7 @@ def _changed_files(facts: Mapping[str, Any]) -> str:
 
 
 def _cut_off(facts: Mapping[str, Any]) -> str:
-    count = facts["count"]
-    were = f"{count} request{'s were' if count != 1 else ' was'}"
+    were = counted(facts["count"], "request was", "requests were")
     return f"{were} cut off after drain_timeout = {show_duration(facts['limit_s'])}"
 
 
@@ -318,8 +317,7 @@ def _within(facts: Mapping[str, Any]) -> str:
 
 
 def _gave_up(facts: Mapping[str, Any]) -> str:
-    count = facts["restarts"]
-    return f"{facts['end']}; gave up after {count} restart{'s' * (count != 1)} in {facts['window_s']:g} s"
+    return f"{facts['end']}; gave up after {counted(facts['restarts'], 'restart')} in {facts['window_s']:g} s"
 
 
 def _killed_too(facts: Mapping[str, Any]) -> str:
@@ -593,9 +591,7 @@ KEYS: dict[str, Kind] = {
         "name path",
         "{name} is not started, because its user cannot read {path}; run: chmod o+rX {path}, or set user in [gateway]",
     ),
-    "undelivered": Kind(
-        "count", lambda f: f"{f['count']} alert{'s' * (f['count'] != 1)} could not be delivered so far"
-    ),
+    "undelivered": Kind("count", lambda f: f"{counted(f['count'], 'alert')} could not be delivered so far"),
     "disabled": Kind("name", "{name} is disabled; run: impetusd enable {name}"),
     "timer_failed": Kind("name ago_s cause again_s", _timer_failed),
     # What the observer finds.

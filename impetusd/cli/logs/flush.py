@@ -18,6 +18,7 @@ def command(names: tuple[str, ...]) -> int:
     from impetusd.cli import outcome
     from impetusd.cli.main import complain
     from impetusd.client import control
+    from impetusd.core.units import counted
 
     at = here()
     try:
@@ -25,8 +26,7 @@ def command(names: tuple[str, ...]) -> int:
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None
     failed = answer["failed"]
-    done = len(answer["files"]) - len(failed)
-    print(f"{done} log file{'s' * (done != 1)} emptied")
+    print(f"{counted(len(answer['files']) - len(failed), 'log file')} emptied")
     for sentence in failed:
         complain(sentence, 1)
     return 1 if failed else 0

@@ -18,6 +18,7 @@ def command() -> int:
     Example: impetusd reopen-logs
     """
     from impetusd.client import control
+    from impetusd.core.units import counted
 
     at = here()
     try:
@@ -25,6 +26,5 @@ def command() -> int:
     except control.NotRunning:
         print("impetusd is not running; no log files are open")
         return 0
-    count = answer["files"]
-    print(f"{count} log file{'s' * (count != 1)} reopened")
+    print(f"{counted(answer['files'], 'log file')} reopened")
     return 0

@@ -12,6 +12,7 @@ from impetusd.cli.screen.terminal import Screen, plain
 from impetusd.core import stream
 from impetusd.core.protocol import as_wanted
 from impetusd.core.reasons import waited_for
+from impetusd.core.units import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _log(view: View, screen: Screen, room: int) -> Picture:
         shown[:0] = [[(part, "")] for part in wrapped(line, width_of(screen))]
         if len(shown) >= room:
             break
-    mark = f"paused, {view.back} more line{'s' * (view.back != 1)} below; f follows" if view.back else ""
+    mark = f"paused, {counted(view.back, 'more line')} below; f follows" if view.back else ""
     if not shown:
         mark = "no line matches the filter" if view.filter and view.lines else "no output yet"
     padding: list[Line] = [[] for _ in range(room - len(shown))]

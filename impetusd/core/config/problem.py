@@ -33,8 +33,9 @@ class ConfigError(Exception):
 
     def report(self) -> str:
         """Every problem, a line each, under a sentence that counts them."""
-        count = len(self.problems)
-        return f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed:\n{self}"
+        from impetusd.core.units import counted
+
+        return f"{counted(len(self.problems), 'problem')} in the configuration; nothing was changed:\n{self}"
 
 
 def error_of(problems: Iterable[Problem], files: Sequence[str] = ()) -> ConfigError:

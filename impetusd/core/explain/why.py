@@ -454,7 +454,7 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
         found += _decided(end)
     restarts = sum(each.get("restarts") or 0 for each in rows)
     if restarts:
-        found.append(("often", f"{restarts} unplanned restart{'s' * (restarts != 1)} since it was first started"))
+        found.append(("often", f"{counted(restarts, 'unplanned restart')} since it was first started"))
     known = advice_on(end, command=facts.programs.get(row["unit"], ()))
     return Finding(
         name=row["unit"],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from impetusd.core import redact
 from impetusd.core.config import ini
+from impetusd.core.units import counted
 from impetusd.interop.importing import rows
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def lines(made: Exported) -> Iterator[str]:
     yield from (f"differs: {each}" for each in made.differs)
     yield from (f"to do: {redact.text(each)}" for each in made.todo)
     total = len(made.workloads)
-    yield f"{total} container type{'s' * (total != 1)}; keys: {rows.counts(made.rows)}"
+    yield f"{counted(total, 'container type')}; keys: {rows.counts(made.rows)}"
 
 
 def as_json(made: Exported) -> dict[str, Any]:

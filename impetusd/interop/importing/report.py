@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from impetusd.core import redact
 from impetusd.core.config import ini
+from impetusd.core.units import counted
 from impetusd.interop.importing import rows
 from impetusd.interop.importing.model import Fate, shown
 
@@ -24,7 +25,7 @@ def lines(imported: Imported) -> Iterator[str]:
     yield from (f"missing on this host: {redact.text(each)}" for each in imported.lacks)
     yield from (f"to do: {each}" for each in imported.todo)
     programs = len(imported.programs)
-    yield f"{programs} program{'' if programs == 1 else 's'}; keys: {rows.counts(imported.rows)}"
+    yield f"{counted(programs, 'program')}; keys: {rows.counts(imported.rows)}"
 
 
 def as_json(imported: Imported) -> dict[str, Any]:

@@ -86,8 +86,4 @@ def _anew(entry: Entry, unit: Unit) -> dict[str, str]:
 
 
 def _unit(whole: Config, entry: Entry) -> Unit | None:
-    name = entry.unit.name
-    if name in whole.timers:
-        return whole.timers[name].unit
-    checks = (check.unit for check in whole.health.values() if check.unit is not None)
-    return whole.units.get(name) or next((unit for unit in checks if unit.name == name), None)
+    return next((unit for unit in whole.with_jobs() if unit.name == entry.unit.name), None)
