@@ -649,6 +649,11 @@ async def events(request: web.Request, first: list[tuple[str, str, Any]], listen
     return answer
 
 
+@ROUTES.get("/api/v1/snapshot")
+async def snapshot(request: web.Request) -> web.Response:
+    return web.json_response(request.app[WORLD].snapshot())
+
+
 @ROUTES.get("/api/v1/stream")
 async def stream(request: web.Request) -> web.StreamResponse:
     world = request.app[WORLD]

@@ -207,6 +207,21 @@ def test_the_first_view_loads_what_it_is_said_to_load(page):
     assert page.run(f"{texts}.map((each) => each.initiatorType)") == ["link"], "with the page, and only then"
 
 
+def test_the_state_of_all_comes_with_the_page_and_the_stream_goes_on_from_it(page):
+    page.open()
+    assert [path for path, _ in page.asked("GET") if path.startswith("stream")] == [
+        f"stream?last={page.world.life}%3A{page.world.n}"
+    ]
+    snapshots = "performance.getEntriesByType('resource').filter((each) => each.name.endsWith('snapshot'))"
+    assert page.run(f"{snapshots}.map((each) => each.initiatorType)") == ["link"], "with the page, and only then"
+
+
+def test_without_it_the_stream_begins_with_the_state_of_all(page):
+    page.loop.run(page.tab.send("Network.setBlockedURLs", urls=["*api/v1/snapshot"]))
+    page.open()
+    assert [path for path, _ in page.asked("GET") if path.startswith("stream")] == ["stream"]
+
+
 def test_a_part_that_cannot_be_loaded_says_so_and_the_rest_goes_on(page):
     page.open()
     page.loop.run(page.tab.send("Network.setBlockedURLs", urls=["*views/timers.mjs"]))

@@ -42,7 +42,6 @@ def test_each_text_is_there_in_each_language_with_the_same_places():
     english, portuguese = texts("en"), texts("pt")
     assert english.keys() == portuguese.keys()
     for key, text in english.items():
-        assert re.findall(r"\{\w+\}", text).sort() == re.findall(r"\{\w+\}", portuguese[key]).sort(), key
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", portuguese[key])), key
         assert text, key
 

@@ -1,13 +1,14 @@
 // The frame around the views, and the way to them: each is loaded when it is asked for, with something to see meanwhile.
 import { html, render, signal, useEffect, useRef } from "./h.mjs";
+import { get } from "./api.mjs";
 import { me, said, trouble, who } from "./store.mjs";
 import { enter, logout } from "./session.mjs";
 import { LANGUAGES, choose, language, load, t } from "./text.mjs";
 import { href, route } from "./route.mjs";
 import { style } from "./style.mjs";
+import { Live } from "./parts/badge.mjs";
 import { doing } from "./parts/command.mjs";
 import { listen } from "./parts/keys.mjs";
-import { Live } from "./parts/live.mjs";
 
 const load_view = (name) => import(`./views/${name}.mjs`);
 // With the rest of the style sheet, which the first view does without.
@@ -106,14 +107,15 @@ function stop(error) {
 document.documentElement.dataset.mode = mode.value;
 listen();
 const asked = who().catch((error) => error);
+const snapshot = get("snapshot").catch(() => null); // as `me`, under way since index.html was read
 try {
   if (route.peek().view in VIEWS) view_of(route.peek().view);
   await load();
   const answer = await asked;
   if (answer instanceof Error) throw answer;
+  await enter(answer, snapshot);
   document.getElementById("app").replaceChildren();
   render(html`<${App} />`, document.getElementById("app"));
-  await enter(answer);
 } catch (error) {
   stop(error);
 }

@@ -5,10 +5,10 @@ import { go, route } from "./route.mjs";
 import { begin, leave, me, who } from "./store.mjs";
 
 // After a login, and when the page is opened: who is logged in, and the stream. Nothing, if nobody is.
-export async function enter(asked = who()) {
+export async function enter(asked = who(), snapshot = null) {
   if (!(await asked)) return;
   if (route.peek().view === "login") go("");
-  await begin();
+  begin(await snapshot);
 }
 
 export async function logout() {

@@ -166,14 +166,16 @@ function draw() {
 }
 
 // A word from the supervisor. "alive" is the gateway's own, which may have lost the supervisor.
-function hear(event) {
-  const data = event.data ? JSON.parse(event.data) : {};
+function hear({ type, data }) {
+  const word = data ? JSON.parse(data) : {};
   tries = 0;
-  if (event.type !== "alive" || stream.peek() === "live") {
-    heard = performance.now();
-    stream.value = data.live === false ? "lost" : "live";
-  }
-  return data;
+  if (type !== "alive" || stream.peek() === "live") live(word);
+  return word;
+}
+
+function live(word) {
+  heard = performance.now();
+  stream.value = word.live === false ? "lost" : "live";
 }
 
 function take(change) {
@@ -247,10 +249,15 @@ export async function who() {
   return me.value;
 }
 
-// The ledger's latest records, and the stream from now on.
-export async function begin() {
+// The stream, which goes on from `snapshot`, and begins with one if that is null.
+export function begin(snapshot) {
+  if (snapshot) batch(() => (live(snapshot), whole(snapshot)));
   open();
   ask_incidents();
+  ask_records();
+}
+
+async function ask_records() {
   const { events: past } = await api.get("events?last=200").catch(() => ({ events: [] }));
   const known = new Set(records.peek().map((record) => record.n));
   records.value = [...past.filter((record) => !known.has(record.n)), ...records.peek()];

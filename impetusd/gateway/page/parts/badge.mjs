@@ -1,7 +1,7 @@
 // A state as a shape and a word; the colour only repeats it.
 import { html } from "../h.mjs";
-import { as_wanted } from "../store.mjs";
-import { t } from "../text.mjs";
+import { age, as_wanted, is_stale, stream } from "../store.mjs";
+import { span, t } from "../text.mjs";
 
 // Each in a box of 12 × 12.
 const SHAPES = {
@@ -35,4 +35,13 @@ export function Probe({ checks }) {
   const latency = worst.state === "healthy" && worst.latency_ms != null ? `${worst.latency_ms < 10 ? worst.latency_ms.toFixed(1) : Math.round(worst.latency_ms)} ms` : t(`probe.${worst.state}`);
   return html`<span class=${`state ${tone}`} title=${`${worst.what}: ${worst.reason || worst.state}`}>
     ${shape(SHAPES[worst.state] ? worst.state : "unknown", tone)}${latency}</span>`;
+}
+
+// Whether what is shown is how it is now: "live", or for how long nothing has come.
+export function Live() {
+  const stale = is_stale.value;
+  const tone = stale ? "warn" : "good";
+  const key = stream.value === "connecting" ? "connecting" : stale ? "stale" : "live";
+  const text = t(`stream.${key}`, { age: stale ? span(Math.max(1, Math.floor(age.value))) : "" });
+  return html`<span class=${`state live ${tone}`}>${shape(stale ? "BACKOFF" : "RUNNING", tone)}${text}</span>`;
 }

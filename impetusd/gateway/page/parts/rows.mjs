@@ -4,8 +4,7 @@ import { as_wanted, checks_of, now, rows, shape_of, since, usage_of } from "../s
 import { href } from "../route.mjs";
 import { brief, percent, t, whole } from "../text.mjs";
 import { Probe, State } from "./badge.mjs";
-import { Memory } from "./bar.mjs";
-import { Spark } from "./spark.mjs";
+import { Memory, Spark } from "./meters.mjs";
 
 const AT_ONCE = 30; // rows that are drawn whole before it is known which are in view
 const CLOSE = "400px";
