@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,32 +35,50 @@ def _directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _server() -> Iterator[Postgres]:
+    with _directory() as path:
+        server = Postgres(path)
+        try:
+            yield server
+        finally:
+            server.destroy()
+
+
 @pytest.fixture(autouse=True)
 def _spool(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("AUDIT_SPOOL_DIR", str(tmp_path / "spool"))
 
 
 @pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    """A server of the test's own, not started."""
-    with _directory() as path:
-        server = Postgres(path)
-        try:
-            yield server
-        finally:
-            server.destroy()
+def new_postgres() -> Iterator[Postgres]:
+    """A server of the test's own, not started, whose first start makes its data."""
+    with _server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(new_postgres, first_start) -> Postgres:
+    """A server of the test's own, not started, whose data are as the first start leaves them."""
+    subprocess.run(["cp", "-a", first_start, new_postgres.data], check=True)  # 0.1 s of CPU; to make them, 0.7 s
+    return new_postgres
+
+
+@pytest.fixture(scope="session")
+def first_start() -> Iterator[Path]:
+    """A data directory that was started once."""
+    with _server() as server:
+        server.start()
+        server.stop()
+        yield server.data
 
 
 @pytest.fixture(scope="session")
 def shared_postgres() -> Iterator[Postgres]:
     """A running server for tests that leave it running."""
-    with _directory() as path:
-        server = Postgres(path)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.destroy()
+    with _server() as server:
+        server.start()
+        yield server
 
 
 @pytest.fixture(scope="session")

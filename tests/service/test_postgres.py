@@ -104,13 +104,13 @@ def test_on_a_port_the_role_needs_its_password_which_each_start_sets(postgres):
     assert "another" not in postgres.log.read_text()
 
 
-def test_a_port_without_a_password_is_refused(postgres):
-    status, said = postgres.refused("--port", "5433")
+def test_a_port_without_a_password_is_refused(new_postgres):
+    status, said = new_postgres.refused("--port", "5433")
     assert (status, "--port and --password-file must be used together" in said) == (2, True)
-    (postgres.root / "empty").write_text("\n")
-    status, said = postgres.refused("--port", "5433", "--password-file", str(postgres.root / "empty"))
+    (new_postgres.root / "empty").write_text("\n")
+    status, said = new_postgres.refused("--port", "5433", "--password-file", str(new_postgres.root / "empty"))
     assert (status, "the first line is empty" in said) == (host.EX_CONFIG, True)
-    assert not postgres.data.exists()
+    assert not new_postgres.data.exists()
 
 
 def test_the_url_of_a_server_is_printed(postgres, capfd):
@@ -204,46 +204,46 @@ def test_a_killed_server_whose_backend_still_computes_does_not_hold_up_the_next(
     assert ask(postgres, "SELECT 1") == 1
 
 
-def test_killed_in_the_middle_of_its_preparation_it_begins_anew(postgres):
-    postgres.spawn()
-    new = Path(f"{postgres.data}.new")
+def test_killed_in_the_middle_of_its_preparation_it_begins_anew(new_postgres):
+    new_postgres.spawn()
+    new = Path(f"{new_postgres.data}.new")
     run(until((new / "global").exists))
-    postgres.stop(signal.SIGKILL)
-    assert not postgres.data.exists()
-    postgres.start()
-    assert ask(postgres, "SELECT 1") == 1
+    new_postgres.stop(signal.SIGKILL)
+    assert not new_postgres.data.exists()
+    new_postgres.start()
+    assert ask(new_postgres, "SELECT 1") == 1
     assert not new.exists()
 
 
-def test_a_stop_during_the_preparation_is_obeyed(postgres):
-    postgres.spawn()
-    run(until(lambda: Path(f"{postgres.data}.new", "global").exists()))
-    assert postgres.stop(signal.SIGINT) == 0
-    assert not postgres.data.exists()
-    assert not in_use(Path(f"{postgres.data}.new"))
+def test_a_stop_during_the_preparation_is_obeyed(new_postgres):
+    new_postgres.spawn()
+    run(until(lambda: Path(f"{new_postgres.data}.new", "global").exists()))
+    assert new_postgres.stop(signal.SIGINT) == 0
+    assert not new_postgres.data.exists()
+    assert not in_use(Path(f"{new_postgres.data}.new"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_ends_all_that_prepares_before_it_ends_itself(postgres, number):
-    postgres.root.chmod(0o755)
-    bindir = Path(fake_server(postgres.root / "bin", "18.0"))
+def test_a_stop_ends_all_that_prepares_before_it_ends_itself(new_postgres, number):
+    new_postgres.root.chmod(0o755)
+    bindir = Path(fake_server(new_postgres.root / "bin", "18.0"))
     (bindir / "initdb").write_text('#!/bin/sh\ntrap "" INT TERM\nsleep 600 &\necho > "$2/begun"\nwait\n')
     (bindir / "initdb").chmod(0o755)
-    new = Path(f"{postgres.data}.new")
-    postgres.spawn("--bindir", str(bindir))
+    new = Path(f"{new_postgres.data}.new")
+    new_postgres.spawn("--bindir", str(bindir))
     run(until((new / "begun").exists))
     assert in_use(new)
-    assert postgres.stop(number) == 0
+    assert new_postgres.stop(number) == 0
     assert not in_use(new)
 
 
-def test_two_starts_at_once_make_one_data_directory(postgres):
-    second = Postgres(postgres.root)
-    second.sockets = postgres.root / "s2"
-    second.log = postgres.root / "log2"
+def test_two_starts_at_once_make_one_data_directory(new_postgres):
+    second = Postgres(new_postgres.root)
+    second.sockets = new_postgres.root / "s2"
+    second.log = new_postgres.root / "log2"
     impatient = "from impetusd.postgres import main; main.GIVE_UP_AFTER = 0.2; main.main()"
-    postgres.command = second.command = [sys.executable, "-c", impatient]
-    starts = {one.spawn(): one for one in (postgres, second)}
+    new_postgres.command = second.command = [sys.executable, "-c", impatient]
+    starts = {one.spawn(): one for one in (new_postgres, second)}
     try:
         run(until(lambda: any(process.poll() is not None for process in starts)))
         (refused,) = (process for process in starts if process.poll() is not None)
@@ -253,7 +253,7 @@ def test_two_starts_at_once_make_one_data_directory(postgres):
         run(until((starts[server].sockets / ".s.PGSQL.5432").exists))
         assert server.poll() is None
     finally:
-        for one in (postgres, second):
+        for one in (new_postgres, second):
             one.stop()
 
 
@@ -285,59 +285,59 @@ def test_data_of_another_major_are_refused_and_left_alone(postgres):
     assert "Traceback" not in said
 
 
-def test_a_directory_that_is_no_data_directory_is_left_alone(postgres):
-    postgres.data.mkdir()
-    (postgres.data / "letter").write_text("mine")
-    status, said = postgres.refused()
+def test_a_directory_that_is_no_data_directory_is_left_alone(new_postgres):
+    new_postgres.data.mkdir()
+    (new_postgres.data / "letter").write_text("mine")
+    status, said = new_postgres.refused()
     assert status == host.EX_CONFIG
     assert "not empty, but not a PostgreSQL data directory" in said
-    assert [file.name for file in postgres.data.iterdir()] == ["letter"]
+    assert [file.name for file in new_postgres.data.iterdir()] == ["letter"]
 
 
-def test_an_empty_directory_is_taken(postgres):
-    postgres.data.mkdir()
-    postgres.start()
-    assert ask(postgres, "SELECT 1") == 1
+def test_an_empty_directory_is_taken(new_postgres):
+    new_postgres.data.mkdir()
+    new_postgres.start()
+    assert ask(new_postgres, "SELECT 1") == 1
 
 
-def test_too_long_a_socket_path_is_told(postgres):
-    postgres.sockets = postgres.root / ("s" * 100)
-    status, said = postgres.refused()
+def test_too_long_a_socket_path_is_told(new_postgres):
+    new_postgres.sockets = new_postgres.root / ("s" * 100)
+    status, said = new_postgres.refused()
     assert status == host.EX_CONFIG
     assert "limited to 107 bytes" in said
 
 
 @pytest.mark.parametrize("option", [["--role", "postgres"], ["--database", 'a"; DROP'], ["--role", ""]])
-def test_names_that_are_none_are_refused(postgres, option):
-    status, said = postgres.refused(*option)
+def test_names_that_are_none_are_refused(new_postgres, option):
+    status, said = new_postgres.refused(*option)
     assert status == 2
     assert "is reserved" in said
 
 
-def test_bindir_without_a_server_is_told(postgres):
-    status, said = postgres.refused("--bindir", str(postgres.root))
+def test_bindir_without_a_server_is_told(new_postgres):
+    status, said = new_postgres.refused("--bindir", str(new_postgres.root))
     assert status == host.EX_CONFIG
-    assert f"{postgres.root}/postgres" in said
+    assert f"{new_postgres.root}/postgres" in said
 
 
 @as_root
 @pytest.mark.parametrize(
     ("user", "why"), [("root", "refuses to run as root"), ("no-such-user", "no such user on this host")]
 )
-def test_a_user_that_cannot_run_it_is_told(postgres, user, why):
-    status, said = postgres.refused("--user", user)
+def test_a_user_that_cannot_run_it_is_told(new_postgres, user, why):
+    status, said = new_postgres.refused("--user", user)
     assert status == host.EX_CONFIG
     assert why in said
 
 
 @as_root
-def test_the_owner_of_existing_data_runs_it(postgres):
-    postgres.start("--user", "nobody")
-    postgres.stop()
-    postgres.start()
-    assert account_of(postgres).pw_name == "nobody"
-    postgres.stop()
-    status, said = postgres.refused("--user", "postgres") if has_user("postgres") else (78, "belongs to nobody")
+def test_the_owner_of_existing_data_runs_it(new_postgres):
+    new_postgres.start("--user", "nobody")
+    new_postgres.stop()
+    new_postgres.start()
+    assert account_of(new_postgres).pw_name == "nobody"
+    new_postgres.stop()
+    status, said = new_postgres.refused("--user", "postgres") if has_user("postgres") else (78, "belongs to nobody")
     assert status == host.EX_CONFIG
     assert "belongs to nobody" in said
 
@@ -365,26 +365,26 @@ def test_only_allowed_system_users_get_in(postgres):
     assert as_nobody() == "impetus"
 
 
-def test_an_ordinary_user_runs_it_as_itself(postgres):
+def test_an_ordinary_user_runs_it_as_itself(new_postgres):
     if os.geteuid() == 0:
         interpreter = shutil.which("python3", path="/usr/bin:/usr/local/bin")
         if interpreter is None or subprocess.call(
             [interpreter, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
         ):
             pytest.skip("no python 3.11 that another user may execute")
-        package = postgres.root / "impetusd"
+        package = new_postgres.root / "impetusd"
         shutil.copytree(Path(impetusd.postgres.__file__).parents[1], package)
-        shutil.chown(postgres.root, "nobody")
-        postgres.user = "nobody"
-        postgres.command = [interpreter, "-B", "-m", "impetusd.postgres.main"]
-        postgres.environment["PYTHONPATH"] = str(postgres.root)
+        shutil.chown(new_postgres.root, "nobody")
+        new_postgres.user = "nobody"
+        new_postgres.command = [interpreter, "-B", "-m", "impetusd.postgres.main"]
+        new_postgres.environment["PYTHONPATH"] = str(new_postgres.root)
         subprocess.check_call(["chmod", "-R", "a+rX", package])
-    postgres.start()
-    us = account_of(postgres)
+    new_postgres.start()
+    us = account_of(new_postgres)
     assert us.pw_uid == (pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else os.geteuid())
-    assert ask(postgres, "SELECT current_user") == "impetus"
-    assert postgres.stop() == 0
-    status, said = postgres.refused("--user", "postgres")
+    assert ask(new_postgres, "SELECT current_user") == "impetus"
+    assert new_postgres.stop() == 0
+    status, said = new_postgres.refused("--user", "postgres")
     assert status == host.EX_CONFIG
     assert "only root can start the server as another user" in said
 
