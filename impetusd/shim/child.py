@@ -53,7 +53,7 @@ class Child:
         self.ended: dict[str, Any] | None = None
         self.exit_reported = False  # `exited` was sent, by this shim process
         self.acked = False
-        self.known = NOBODY  # descendants when it was last signalled: pid and start time
+        self.known = NOBODY  # descendants as they were last found: pid and start time
         self.left = False  # it has ended, and descendants of it live
         self.kill_tree = False  # whatever is found of its tree is killed
         self.tree_signalled = False  # a signal was sent to its descendants

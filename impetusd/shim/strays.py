@@ -75,8 +75,10 @@ class Strays:
             if child.session in (member.session, member.group)
             or (child.invocation and member.session not in mains and proc.invocation(member.pid) == child.invocation)
         ]
-        found = proc.descendants(own, processes, mains)
-        return list({member.pid: member for member in found}.values())
+        found = {member.pid: member for member in proc.descendants(own, processes, mains)}
+        # While it dies, a process has no environment any more, and its sockets are still open: with much memory, for a second.
+        child.known = {member.pid: member.started for member in found.values()}
+        return list(found.values())
 
     def signal(self, child: Child, number: int, scope: str) -> None:
         """Signal a process (`main`), its descendants (`rest`), or both (`tree`)."""
@@ -84,8 +86,7 @@ class Strays:
             child.kill_tree = child.kill_tree or scope == "tree"
             self._state.touch(child)
         if child.ended is None and child.pid and not child.cgroup:  # by its parent alone some are known
-            below = self._loop.with_spares(lambda: proc.below(child.pid))
-            child.known = {member.pid: member.started for member in below}
+            child.known = self._loop.with_spares(lambda: _known(child))
         if scope in {"main", "tree"} and child.ended is None and child.pidfd >= 0:
             with suppress(ProcessLookupError):  # somebody else has reaped it
                 signal.pidfd_send_signal(child.pidfd, number)
@@ -155,3 +156,10 @@ class Strays:
         state.emit({"event": "gone", "process": child.process})
         child.left = False
         state.forget_if_done(child)
+
+
+def _known(child: Child) -> dict[int, int]:
+    """Of a child that lives: what is below it, and what was found of its tree before and lives. Start times by pid."""
+    below = {member.pid: member.started for member in proc.below(child.pid)}
+    before = {pid: started for pid, started in child.known.items() if pid not in below and proc.lives((pid, started))}
+    return {**before, **below}

@@ -3,6 +3,7 @@
 setsid    main and a child in a session of its own
 daemon    main and a grandchild that forked twice, called setsid and ignores SIGTERM
 mute      as daemon, and the grandchild has also dropped the environment that it was executed with
+forgets   as daemon, and on SIGUSR1 the grandchild drops its environment and prints its name and pid again
 leave     main exits with 3 once its standard input ends, and leaves a child in its group
 orphan    main and a grandchild whose parent exits; the grandchild exits as soon as it is an orphan
 storm     main and its children go on forking, 400 at most; all ignore SIGTERM
@@ -40,23 +41,23 @@ def daemon():
     os.wait()
 
 
+def drop_environment(*_):
+    program = "import os, signal; os.write(1, b'grandchild %d\\n' % os.getpid()); signal.pause()"
+    os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", program], {})
+
+
 def mute():
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            os.execve(
-                sys.executable,
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    "import os, signal; os.write(1, b'grandchild %d\\n' % os.getpid()); signal.pause()",
-                ],
-                {},
-            )
+            drop_environment()
         os._exit(0)
     os.wait()
+
+
+def forgets():
+    signal.signal(signal.SIGUSR1, drop_environment)
+    daemon()
 
 
 def leave():
