@@ -6,6 +6,7 @@ nothing behind, whatever the test did: no process, zombie, cgroup or descriptor.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -139,7 +140,10 @@ class Shim:
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
         self.dir = self._folder.name
-        self._errors = open(self.path("log"), "w+b")
+        # A pipe, into which the shim writes by itself: of a file, which a process of its own writes, lines may be missing yet.
+        self._logged, self._errors = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._logged, False)
+        self._log = b""
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listening.bind(self.path("test.sock"))
         self.listening.listen(16)
@@ -206,7 +210,8 @@ class Shim:
         for fd in [*self.pipes.values(), *self._fds]:
             os.close(fd)
         self.listening.close()
-        self._errors.close()
+        os.close(self._logged)
+        os.close(self._errors)
         if self.cgroup:
             Cgroups.remove(self.cgroup)
         self._folder.cleanup()
@@ -222,8 +227,10 @@ class Shim:
         return os.path.join(self.dir, name)
 
     def log(self) -> str:
-        with open(self.path("log"), encoding="utf-8") as file:
-            return file.read()
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._logged, 65536):
+                self._log += part
+        return self._log.decode()
 
     def until_logged(self, text: str) -> None:
         wait_for(lambda: text in self.log(), f"{text!r} in the shim's log")
