@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -19,6 +18,7 @@ from impetusd.supervisor.logs.stream import STDOUT
 
 STAMPED = len(f"{stamp(0.0)} ")
 MIB = 1 << 20
+LONG = 3600.0  # seconds that do not pass by themselves
 MODES = {
     "plain": {},
     "time": {"time": True},
@@ -200,22 +200,31 @@ class TestTooLong:
         assert "".join(line.removesuffix(GOES_ON) for line in lines[first : first + 4]) == "x" * 15_000 + "the end"
         assert set(lines[:first] + lines[first + 4 :]) == {"other"}
 
-    def test_others_do_not_wait_for_its_end_for_ever_and_less_the_next_time(self, bench, tmp_path, monkeypatch):
-        monkeypatch.setattr(holds, "HOLD", 0.1)
-        ends = [bench.pipe(f"{n}:out", tmp_path / "o", Options(json=True, max_line=self.MOST)) for n in range(2)]
-        for _ in range(2):
-            os.write(ends[0], b"x" * 5000)
-            wait_for(lambda: bench.writer._pipes["0:out"].beginning is not None, "its beginning")
-            os.write(ends[1], b"other\n")
-            wait_for(lambda: read(tmp_path / "o").count(b"other") > 0, "the other's line")
-            objects = [json.loads(line) for line in read(tmp_path / "o").splitlines()]
-            assert [(each["line"][0], each.get("partial", False)) for each in objects[:3]] == [
-                ("x", True),
-                ("x", False),
-                ("o", False),
-            ]
+    def test_others_do_not_wait_for_its_end_for_ever_and_not_at_all_the_next_time(self, bench, tmp_path, monkeypatch):
+        """The time that they wait passes when the test says so."""
+        monkeypatch.setattr(holds, "HOLD", LONG)
+        path = tmp_path / "o"
+        ends = [bench.pipe(f"{n}:out", path, Options(json=True, max_line=self.MOST)) for n in range(2)]
+        pipe = bench.writer._pipes["0:out"]
+        lane = bench.writer._lane(pipe.place)
+        os.write(ends[0], b"x" * 5000)
+        hold = wait_for(lambda: lane._holds.by_path.get(str(path)), "its first part")
+        os.write(ends[1], b"other\n")
+        wait_for(lambda: hold.waiting, "the other to wait")
+
+        def pass_time():
+            hold.since -= 2 * LONG
+            hold.until -= 2 * LONG
+
+        lane.call(pass_time)
+        wait_for(lambda: read(path).endswith(b'other"}\n'), "the other's line")
+        os.write(ends[0], b"x" * 5000)
+        wait_for(lambda: pipe.total == 10_000, "as much again")
+        os.write(ends[1], b"another\n")
+        wait_for(lambda: read(path).endswith(b'another"}\n'), "the other's next line")
         bench.settle()
-        objects = [json.loads(line) for line in read(tmp_path / "o").splitlines()]
-        assert "".join(each["line"] for each in objects).count("x") == 10_000
-        for before, after in itertools.pairwise(objects):
-            assert not before.get("partial") or after["line"].startswith("x")
+        objects = [json.loads(line) for line in read(path).splitlines()]
+        found = [(each["line"][0], len(each["line"]), each.get("partial", False)) for each in objects]
+        assert found[:3] == [("x", self.MOST, True), ("x", 5000 - self.MOST, False), ("o", len("other"), False)]
+        assert all(not partial for _, _, partial in found[3:])
+        assert sum(length for first, length, _ in found if first == "x") == 10_000
