@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
+import socket
 from dataclasses import replace
 
 import pytest
 from health_harness import passes, simulated, unit
-from probe_server import PATIENCE, Server, holds, says, unused_port
+from probe_server import PATIENCE, Server, holds, says
 from waiting import until
 
 from impetusd.core.config.model import Kind, Ready
@@ -66,8 +67,8 @@ class World:
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])
 def test_ready_when_it_answers(kind):
-    async def scenario():
-        port = unused_port()
+    async def scenario(listener):
+        port = listener.getsockname()[1]
         world = World(Ready(kind, f"http://127.0.0.1:{port}/" if kind == "http" else f"127.0.0.1:{port}"))
         world.move(State.STARTING)
         assert world.reason == NONE  # nobody is there to be asked yet
@@ -76,18 +77,14 @@ def test_ready_when_it_answers(kind):
             await until(lambda: world.reason.facts["answer"])
             assert world.reason == waits(world.entry.unit.ready.value, "connection refused")
             assert world.ready_pids == []
-            server = await asyncio.start_server(answer, "127.0.0.1", port)
-            await world.said.wait()
-        server.close()
-        await server.wait_closed()
+            listener.listen()
+            with Server(says("204 No Content"), listener):
+                await world.said.wait()
         assert (world.ready_pids, world.reason) == ([42], NONE)
 
-    async def answer(reader, writer):
-        await reader.read(65536)
-        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        writer.close()
-
-    asyncio.run(scenario())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # nobody else's, and not listened to
+        asyncio.run(scenario(listener))
 
 
 def test_a_bad_answer_is_not_ready():
