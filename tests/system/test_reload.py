@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 from pathlib import Path
 
@@ -51,6 +52,13 @@ class Shop:
     def write(self, version: int, *, head: str = "", startup: str = "pass", health: int = 200, fail: int = 200) -> Path:
         text = head + "\n" + APP.format(version=version, startup=startup, health=health, fail=fail)
         return self.instance.write(text + "#" * version, "shop.py")  # a .pyc goes by size and second
+
+    def write_gated(self, version: int, *, fail: int = 200) -> tuple[Path, Path]:
+        """Its workers make the first file as they start, and are not ready before the second one is there."""
+        begun, may = self.instance.root / "begun", self.instance.root / "may_start"
+        waits = f"while not os.path.exists({str(may)!r}): await asyncio.sleep(0.02)"
+        self.write(version, startup=f"open({str(begun)!r}, 'w').close()\n    {waits}", fail=fail)
+        return begun, may
 
     def is_new(self) -> Status:
         """Wait until everything is of another process than before, and nothing else is left."""
@@ -141,8 +149,7 @@ def test_a_later_worker_that_fails_brings_back_even_those_that_were_replaced(imp
 def test_old_workers_serve_until_the_new_ones_are_ready_and_no_more_come_at_once_than_told(impetusd: Instance) -> None:
     """A start takes as long as a file is missing."""
     shop = Shop(impetusd, instances=4, standby=0, reload_parallel=2)
-    may = impetusd.root / "may_start"
-    shop.write(2, startup=f"while not os.path.exists({str(may)!r}): await asyncio.sleep(0.02)")
+    _, may = shop.write_gated(2)
     with Load(shop.port) as load:
         reload = impetusd.popen("reload", "web")
         impetusd.says("web:0:next: STARTING")
@@ -161,11 +168,12 @@ def test_old_workers_serve_until_the_new_ones_are_ready_and_no_more_come_at_once
 
 def test_an_old_template_that_is_killed_meanwhile_keeps_nobody_from_the_new_version(impetusd: Instance) -> None:
     shop = Shop(impetusd, standby=0)
-    shop.write(2)
+    begun, may = shop.write_gated(2)
     with Load(shop.port):
-        reload = impetusd.popen("reload", "--watch", "3s", "web")
-        impetusd.says("web:0:next: RUNNING")
+        reload = impetusd.popen("reload", "web")
+        wait_for(begun.exists, "the new version to start")
         impetusd.kill(shop.before["web:template"].pid)
+        may.touch()
         impetusd.finish(reload)
     shop.is_new()
     assert fetch(shop.port, "/health") == "2"
@@ -199,16 +207,17 @@ def test_a_health_check_that_fails_keeps_the_old_version(impetusd: Instance) -> 
 
 
 def test_a_canary_that_answers_worse_than_the_old_ones_goes(impetusd: Instance) -> None:
+    """Its watch begins when it has failed often: the supervisor stands still until then."""
     shop = Shop(impetusd, standby=0)
-    shop.write(2, fail=500)
-    for _ in range(20):
-        fetch(shop.port, "/fail")
-    reload = impetusd.popen("reload", "--canary", "1", "--watch", "3s", "web")
-    wait_for(lambda: _failed(shop.port), "an answer of the canary")
-    wrong = 0
-    while wrong < 10:
-        wrong += _failed(shop.port)
-    assert "new workers failed " in impetusd.finish(reload, code=1).out
+    begun, may = shop.write_gated(2, fail=500)
+    reload = impetusd.popen("reload", "--canary", "1", "web")
+    wait_for(begun.exists, "the canary to start")
+    impetusd.kill(shop.before.supervisor, signal.SIGSTOP)
+    may.touch()
+    wrong: list[bool] = []
+    wait_for(lambda: wrong.append(_failed(shop.port)) or sum(wrong) == 10, lambda: f"ten failures: {wrong}", apart=0.0)
+    impetusd.kill(shop.before.supervisor, signal.SIGCONT)
+    assert "new workers failed 10 of " in impetusd.finish(reload, code=1).out
     shop.is_old()
 
 
