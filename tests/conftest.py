@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import gc
+import signal
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # by a shell that runs the tests with &: their programs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "noise: runs once more with noise for every sentence that is made of a reason")
 
 

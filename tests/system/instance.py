@@ -54,11 +54,6 @@ def pool(port: int, app: str = "app_hello:make", **keys: object) -> str:
 
 control.FIRST_BYTE = PATIENCE  # of what is asked in this process, as it is of what is waited for
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as in a shell's background job; what is started here would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 @dataclass(frozen=True)
 class Result:
