@@ -88,6 +88,9 @@ def holds(server, _connection):
     server.over.wait(PATIENCE)
 
 
+@contextlib.contextmanager
 def unused_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
+    """A port of 127.0.0.1 at which nobody listens: it stays bound, so nobody else gets it."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]

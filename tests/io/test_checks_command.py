@@ -156,8 +156,9 @@ class TestUrl:
             assert cli("-q", server.url()) == (0, "", "")
 
     def test_1_and_one_line_when_it_does_not(self, cli):
-        url = f"http://127.0.0.1:{unused_port()}/health"
-        assert cli("-q", url) == (1, f"GET {url}: connection refused\n", "")
+        with unused_port() as port:
+            url = f"http://127.0.0.1:{port}/health"
+            assert cli("-q", url) == (1, f"GET {url}: connection refused\n", "")
 
     def test_the_status_decides(self, cli):
         with Server(says("503 Service Unavailable", "database:\nconnection refused")) as server:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from supervisor_world import Life, Shim
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 from impetusd.core.reasons import errno_of, read
 
@@ -26,8 +26,11 @@ class Pool:
 
     def __init__(self, folder: Path, kind: str, keys: str = "") -> None:
         self.unix = kind == "unix"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        # Bound as long as this lives, so nobody else gets the port; who listens there has SO_REUSEADDR, too.
+        self.reserved = socket.socket()
+        self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.reserved.bind(("127.0.0.1", 0))
+        port = self.reserved.getsockname()[1]
         self.path = folder / "web.sock"
         self.at = str(self.path) if self.unix else ("127.0.0.1", port)
         listen = f"unix:{self.path}" if self.unix else f"127.0.0.1:{port}"
@@ -86,6 +89,7 @@ def pool() -> Iterator[Callable[..., Pool]]:
         yield make
         for each in made:
             each.shim.close()
+            each.reserved.close()
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -104,10 +108,11 @@ def test_a_pool_that_is_given_up_refuses_until_a_start_is_tried(pool: Callable[.
         await web.kill(life, *HELD)  # they come back, and serve nobody
         await life.until_state("RUNNING", *HELD)
         assert not web.connects()
-        assert life.log().count("refusing connections until one starts") == 1
+        await until(lambda: "refusing connections until one starts" in life.log(), "the log")
         web.shim.cannot.clear()
         await web.begin(life, "restart")
         assert not list(web.path.parent.glob(".web*"))
+        assert life.log().count("refusing connections until one starts") == 1
 
     web.shim.live(scenario)
 

@@ -119,7 +119,8 @@ class TestNoAnswer:
         assert result.blame
 
     def test_who_is_not_there(self):
-        result = get(Get(f"http://127.0.0.1:{unused_port()}/"), PATIENCE)
+        with unused_port() as port:
+            result = get(Get(f"http://127.0.0.1:{port}/"), PATIENCE)
         assert (result.ok, result.text, result.blame) == (False, "connection refused", True)
 
     def test_a_full_backlog(self):
@@ -155,7 +156,7 @@ class TestNotTheServersFault:
             return look_up(*args, **kwargs)
 
         monkeypatch.setattr(socket, "getaddrinfo", slowly)
-        result = connect(f"127.0.0.1:{unused_port()}", 0.01)
+        result = connect("127.0.0.1:81", 0.01)
         assert (result.ok, result.text, result.blame) == (False, "resolving 127.0.0.1 timed out", False)
 
     def test_a_header_that_cannot_be_sent(self, serving):
@@ -269,7 +270,8 @@ class TestConnect:
         assert connect(f"{host}:{serving(holds).port}", PATIENCE)[:2] == (True, "connected")
 
     def test_nobody_listens(self):
-        result = connect(f"127.0.0.1:{unused_port()}", PATIENCE)
+        with unused_port() as port:
+            result = connect(f"127.0.0.1:{port}", PATIENCE)
         assert (result.ok, result.text, result.blame) == (False, "connection refused", True)
 
     def test_ipv6_in_brackets(self, serving):
@@ -290,7 +292,8 @@ class TestConnect:
                 self.bind(address)
                 super().connect(address)
 
-        port = unused_port()
+        with unused_port() as port:
+            pass
         monkeypatch.setattr(probe.socket, "socket", Bound)
         assert connect(f"127.0.0.1:{port}", PATIENCE)[:2] == (False, "connection refused")
 

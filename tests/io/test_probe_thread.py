@@ -114,10 +114,9 @@ class TestWays:
         with Server(holds) as server:
             assert asyncio.run(asks().ask(check(http="", tcp=f"127.0.0.1:{server.port}"), None)).ok
             server.over.set()
-        assert asyncio.run(asks().ask(check(http="", tcp=f"127.0.0.1:{unused_port()}"), None))[:2] == (
-            False,
-            "connection refused",
-        )
+        with unused_port() as port:
+            result = asyncio.run(asks().ask(check(http="", tcp=f"127.0.0.1:{port}"), None))
+        assert result[:2] == (False, "connection refused")
 
     def test_a_worker_over_a_connection_of_its_own(self):
         worker = Entry(unit("web", Kind.POOL), Role.WORKER, 0)
