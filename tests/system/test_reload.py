@@ -25,6 +25,11 @@ async def health(_request):
 async def fail(_request):
     return web.Response(status={fail})
 
+async def crash():
+    while not os.path.exists("may_crash"):
+        await asyncio.sleep(0.02)
+    os._exit(3)
+
 async def on_startup(app):
     {startup}
 
@@ -36,7 +41,7 @@ def make():
     app.on_startup.append(on_startup)
     return app
 """
-CRASHES = "asyncio.get_running_loop().call_later(0.05, os._exit, 3)"
+CRASHES = "app['crash'] = asyncio.create_task(crash())"
 
 
 class Shop:
@@ -59,6 +64,11 @@ class Shop:
         waits = f"while not os.path.exists({str(may)!r}): await asyncio.sleep(0.02)"
         self.write(version, startup=f"open({str(begun)!r}, 'w').close()\n    {waits}", fail=fail)
         return begun, may
+
+    def let_crash(self) -> None:
+        """Of a version that CRASHES, when its first worker is known to serve."""
+        self.instance.says("web:0:next: RUNNING")
+        (self.instance.root / "may_crash").touch()
 
     def is_new(self) -> Status:
         """Wait until everything is of another process than before, and nothing else is left."""
@@ -98,7 +108,7 @@ def test_a_good_version_takes_over_without_losing_a_request(impetusd: Instance, 
         ({"head": "import no_such_package"}, {"preload": "no"}, "No module named 'no_such_package'"),
         ({"startup": "await asyncio.Event().wait()"}, {"listen_timeout": "8s"}, "web:0:next: not ready within 8 s"),
         ({"startup": "raise KeyError('SECRET')"}, {"instances": 1, "standby": 0}, "KeyError: 'SECRET'"),
-        ({"startup": CRASHES}, {"reload_watch": "5s"}, "web:0:next: exit 3"),
+        ({"startup": CRASHES}, {}, "web:0:next: exit 3"),
     ],
     ids=["import", "import without preload", "never ready", "factory, pool of one", "crash in the watch"],
 )
@@ -107,8 +117,12 @@ def test_a_bad_version_changes_nothing(
 ) -> None:
     shop = Shop(impetusd, **keys)
     shop.write(2, **version)  # type: ignore[arg-type]
-    with Load(shop.port, crashes=version.get("startup") == CRASHES) as load:
-        failed = impetusd.run("reload", "web", code=1)
+    crashes = version.get("startup") == CRASHES
+    with Load(shop.port, crashes=crashes) as load:
+        reload = impetusd.popen("reload", *(["--watch", "1h"] if crashes else []), "web")
+        if crashes:
+            shop.let_crash()
+        failed = impetusd.finish(reload, code=1)
         load.go_on(20)
         assert {int(pid) for pid in load.answers} <= set(shop.before.pids.values()) | _pids(impetusd, "web:0:next")
     shop.is_old()
@@ -258,7 +272,8 @@ def test_a_supervisor_that_is_killed_on_the_way_back_goes_on_back(impetusd: Inst
     shop = Shop(impetusd)
     shop.write(2, startup=CRASHES)
     with Load(shop.port, kept=0, fresh=2, crashes=1):
-        reload = impetusd.popen("reload", "--watch", "30s", "web")
+        reload = impetusd.popen("reload", "--watch", "1h", "web")
+        shop.let_crash()
         impetusd.says("web: reload: web:0:next: exit 3")
         impetusd.kill(impetusd.status().supervisor)
         assert "web:0:next: exit 3" in impetusd.finish(reload, code=1).out
