@@ -78,9 +78,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # by a shell that runs the tests with &: their programs inherit it
+    # A shell that runs the tests with & has it ignored, and their programs would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "noise: runs once more with noise for every sentence that is made of a reason")
 

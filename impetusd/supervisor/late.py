@@ -6,6 +6,7 @@ soon as something of that is used. What cannot be imported then (no descriptor i
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from importlib.machinery import ModuleSpec
@@ -78,17 +79,22 @@ SELDOM: dict[str, dict[str, Any]] = {
 
 
 class Imports:
-    """The context in which asyncio, and all that imports it, is imported. Before that no other thread may run."""
+    """The context in which asyncio, and all that imports it, is imported. Before that no other thread may run.
+
+    No garbage is collected meanwhile: what is imported is there to stay, and looking through it 51 times was 7 % of a start.
+    """
 
     def __init__(self) -> None:
         self._left = {*SELDOM}  # one that is used now is imported after all
 
     def __enter__(self) -> None:
+        gc.disable()
         for name in UNUSED:
             sys.modules[name] = None  # type: ignore[assignment]
         sys.meta_path.insert(0, self)
 
     def __exit__(self, *_: object) -> None:
+        gc.enable()
         sys.meta_path.remove(self)
         for name in UNUSED:
             del sys.modules[name]

@@ -219,7 +219,9 @@ def test_update_does_what_the_file_says(impetusd: Instance, ctl: Ctl) -> None:
     assert set(ctl("update").splitlines()) >= {"[gateway]: updated process group", "a: updated process group"}
     after = impetusd.wait_status(lambda status: status["gateway:0"].pid not in {None, was["gateway:0"].pid})
     assert after["a"].pid != was["a"].pid
-    assert ctl("reread") == "No config updates to processes\n"
+    wait_for(
+        lambda: ctl("reread") == "No config updates to processes\n", "the end of what the gateway could not wait for"
+    )
 
 
 def test_calls_of_other_clients(shared: tuple[Instance, Ctl]) -> None:
