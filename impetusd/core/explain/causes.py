@@ -27,14 +27,10 @@ class Advice(NamedTuple):
 
 
 class _Known(NamedTuple):
-    pattern: re.Pattern[str]
+    pattern: str  # compiled when it is looked for, and kept by `re`
     hint: str = ""
     command: str = ""
     shows: str = ""
-
-
-def _known(pattern: str, hint: str = "", command: str = "", shows: str = "") -> _Known:
-    return _Known(re.compile(pattern, re.IGNORECASE), hint, command, shows)
 
 
 PORT_TAKEN = "its port is in use by another process, perhaps a previous instance of the same program"
@@ -49,39 +45,39 @@ NOISE = "Extension modules: "  # what Python writes below the stacks
 _PATH = r"(?P<path>/[^\s'\":,;)]+)"
 # {names} are those of groups of the pattern. Of a text the last line that is known counts, and there the first row.
 KNOWN = (
-    _known(
+    _Known(
         r"no module named '?(?P<module>[\w.]+)",
         "its Python has no module {module}; it is not installed there, or the name is misspelt",
     ),
-    _known(
+    _Known(
         r"[:,] ?(?P<port>\d{2,5})\b.*address already in use",
         PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
         "the process that uses it (run as root)",
     ),
-    _known(
+    _Known(
         r"address already in use.*?[:\]](?P<port>\d{2,5})\b",
         PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
         "the process that uses it (run as root)",
     ),
-    _known(
+    _Known(
         r"address already in use",
         "its address is in use by another process",
         "ss -lnp",
         "all listening processes (run as root)",
     ),
-    _known(
+    _Known(
         r"no new privileges|sudo: effective uid is not 0",
         "it executes a program that needs extra privileges, which no_new_privs (auto, because it has its own user)"
         " prevents; set no_new_privs = no in its section, or grant what it needs with capabilities = …",
     ),
-    _known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "disk usage"),
-    _known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "disk usage"),
-    _known(r"no space left on device", "a disk is full", "df -h", "which one"),
-    _known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", EACH_STEP),
-    _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", EACH_STEP),
-    _known(
+    _Known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "disk usage"),
+    _Known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "disk usage"),
+    _Known(r"no space left on device", "a disk is full", "df -h", "which one"),
+    _Known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", EACH_STEP),
+    _Known(rf"{_PATH}.*permission denied", "", "namei -l {path}", EACH_STEP),
+    _Known(
         r"\('(?P<host>[\w.:-]+)', (?P<port>\d+)\).*connection refused"
         r"|connect call failed \('(?P<host2>[\w.:-]+)', (?P<port2>\d+)"
         r'|at "(?P<host3>[\w.:-]+)".*port (?P<port3>\d+) failed: connection refused'
@@ -90,21 +86,21 @@ KNOWN = (
         "nc -vz {host} {port}",
         "whether it is reachable from here",
     ),
-    _known(r"connection refused", "the server it connects to is not listening; it is down, or at another address"),
-    _known(
+    _Known(r"connection refused", "the server it connects to is not listening; it is down, or at another address"),
+    _Known(
         r"(name or service not known|name resolution|nodename nor servname)",
         "a host name cannot be resolved",
         "resolvectl status",
         "the configured name servers",
     ),
-    _known(
+    _Known(
         r"name not found: '?(?P<user>[\w.-]+)",
         "the user does not exist",
         "getent passwd {user}",
         "whether it exists",
     ),
-    _known(r"out of memory", OUT_OF_MEMORY.hint, *OUT_OF_MEMORY.commands[0]),
-    _known(r"too many open files", NO_DESCRIPTORS),
+    _Known(r"out of memory", OUT_OF_MEMORY.hint, *OUT_OF_MEMORY.commands[0]),
+    _Known(r"too many open files", NO_DESCRIPTORS),
 )
 
 
@@ -202,7 +198,7 @@ def advice(lines: Iterable[str]) -> Advice:
     """The advice for the last known line among those that a program wrote."""
     for line in reversed(list(lines)):
         for known in KNOWN:
-            match = known.pattern.search(line)
+            match = re.search(known.pattern, line, re.IGNORECASE)
             if match is not None:
                 return _filled(known, match)
     return Advice()
