@@ -848,6 +848,10 @@ def test_a_file_is_a_configuration_or_a_list_of_problems_and_never_anything_else
         assert wanted <= set(third.units)
 
 
+# Of each kind of value one key, and the section that takes it.
+KIND_OF_VALUE = {
+    key.value: (kind, key.name) for kind in ("program", "timer", "health") for key in schema.keys_of(kind).values()
+}
 LARGE = {  # made when they are asked for: 160 MB in each process that collects this
     "sections": lambda: "".join(f"[x{n}]\n" for n in range(20_000)),
     "keys": lambda: "[program:p]\n" + "".join(f"kill_timeou{n} = 1\n" for n in range(20_000)),
@@ -856,11 +860,10 @@ LARGE = {  # made when they are asked for: 160 MB in each process that collects 
     "a key": lambda: "[program:p]\n" + "x" * 1_000_000 + " = 1",
     "instances": lambda: "[program:p]\ncommand = p\ninstances = 10000\nnice = ${INSTANCE}\nlisten = h:${INSTANCE}\n",
     **{
-        f"{kind} {name} {piece}": lambda key=f"{section}\n{name} = ", piece=piece: (
+        f"{kind} {name} {piece}": lambda key=f"[{kind}:x]\n{name} = ", piece=piece: (
             f"{key}{piece * (1_000_000 // len(piece))}\n"
         )
-        for section, kind in (("[program:p]", "program"), ("[timer:t]", "timer"), ("[health:h]", "health"))
-        for name in {key.value: key.name for key in schema.keys_of(kind).values()}.values()
+        for kind, name in KIND_OF_VALUE.values()
         for piece in ("1", "a:b, ")
     },
 }

@@ -152,12 +152,12 @@ def contents() -> Iterator[tuple[str, dict[str, Any]]]:
 CONTENTS = dict(contents())
 
 
-@pytest.mark.parametrize("where", [where for where, content in CONTENTS.items() if "example" in content])
-def test_an_example_is_what_its_schema_allows(where):
-    content = CONTENTS[where]
-    schema = content["schema"] | {"components": DESCRIPTION["components"]}
-    errors = [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(content["example"])]
-    assert errors == []
+def test_an_example_is_what_its_schema_allows():
+    for where, content in CONTENTS.items():
+        if "example" in content:
+            schema = content["schema"] | {"components": DESCRIPTION["components"]}
+            errors = [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(content["example"])]
+            assert errors == [], where
 
 
 def test_every_body_that_is_ours_has_an_example():
