@@ -26,6 +26,7 @@ SOON = f"{READY}listen_timeout = 5s\n"
 # Whose processes write down at import, and as they start up, which version they are of.
 APP = """
 import os
+os.environ["SSL_CERT_FILE"] = os.devnull  # as in app_hello
 from aiohttp import web
 with open("version") as file:
     VERSION = file.read()

@@ -14,6 +14,7 @@ from waiting import wait_for
 
 APP = """
 import asyncio, os
+os.environ["SSL_CERT_FILE"] = os.devnull  # as in app_hello
 from aiohttp import web
 
 async def pid(_request):
