@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
+from probe_server import unused_port
 from serving import serving
 
 from impetusd.core.explain.incidents import Problem
@@ -139,8 +140,8 @@ def test_nobody_there_and_what_is_no_http_is_undelivered(monkeypatch):
         monkeypatch.setattr(channels, "TIMEOUT", 0.1)
         with pytest.raises(Undelivered, match="timed out"):
             channels.send(http("json", url), MESSAGE)
-    with pytest.raises(Undelivered, match="refused"):
-        channels.send(http("json", url), MESSAGE)
+    with unused_port() as port, pytest.raises(Undelivered, match="refused"):
+        channels.send(http("json", f"http://127.0.0.1:{port}/"), MESSAGE)
     with pytest.raises(Undelivered, match="starts with file"):
         channels.send(http("json", "file:///etc/passwd"), MESSAGE)
 
