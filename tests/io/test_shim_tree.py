@@ -188,16 +188,21 @@ def test_two_childrens_trees_are_not_mixed(shim):
     shim.wait("gone", two)
 
 
-def test_what_was_found_once_stays_its_childs_without_its_environment(shim):
+@pytest.mark.parametrize("lives", [True, False], ids=["main lives", "main has ended"])
+def test_what_was_found_once_stays_its_childs_without_its_environment(shim, lives):
     """Every process is without it while it dies: its sockets were still open when it no longer counted."""
     process, pids = family(shim, "forgets")
     (output,) = shim.pipes.values()
-    shim.signal(process, signal.SIGKILL)
-    assert shim.wait("exited", process)["left"] is True
+    if not lives:
+        shim.signal(process, signal.SIGKILL)
+        assert shim.wait("exited", process)["left"] is True
     shim.signal(process, signal.SIGUSR1, "rest")
     assert lines(output, 1) == [f"grandchild {pids['grandchild']}"]
-    shim.signal(process, signal.SIGKILL, "rest")
-    shim.wait("gone", process)
+    if lives:
+        kill_tree(shim, process)
+    else:
+        shim.signal(process, signal.SIGKILL, "rest")
+        shim.wait("gone", process)
     wait_for(lambda: not exists(pids["grandchild"]), "it to be reaped")
 
 
