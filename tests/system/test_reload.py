@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -229,17 +230,32 @@ def test_a_canary_that_answers_worse_than_the_old_ones_goes(impetusd: Instance) 
     wait_for(begun.exists, "the canary to start")
     impetusd.kill(shop.before.supervisor, signal.SIGSTOP)
     may.touch()
-    wrong: list[bool] = []
-    wait_for(lambda: wrong.append(_failed(shop.port)) or sum(wrong) == 10, lambda: f"ten failures: {wrong}", apart=0.0)
+    _fail(shop.port, 10)
     impetusd.kill(shop.before.supervisor, signal.SIGCONT)
     assert "new workers failed 10 of " in impetusd.finish(reload, code=1).out
     shop.is_old()
 
 
-def _failed(port: int) -> bool:
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"GET /fail HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-        return b" 500 " in connection.recv(4096)
+def _fail(port: int, times: int) -> None:
+    """Have a new worker fail so often: over one connection, for of those that are closed it gets few. The others stay open."""
+    with contextlib.ExitStack() as stack:
+
+        def failing() -> socket.socket | None:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            return connection if _fails(connection) else None
+
+        connection = wait_for(failing, "a connection to the new worker", apart=0.0)
+        assert all(_fails(connection) for _ in range(times - 1))
+
+
+def _fails(connection: socket.socket) -> bool:
+    connection.sendall(b"GET /fail HTTP/1.1\r\nHost: test\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        part = connection.recv(4096)
+        assert part, answer
+        answer += part
+    return b" 500 " in answer
 
 
 STEPS = (
