@@ -61,7 +61,8 @@ class Strays:
         processes = proc.snapshot()
         mains = self._state.mains()
         own = [member.pid for member in processes.values() if child.pid and member.parent == child.pid]
-        own += [pid for pid, started in child.known.items() if pid in processes and processes[pid].started == started]
+        known = {pid: at for pid, at in child.known.items() if pid in processes and processes[pid].started == at}
+        own += known
         # Orphans are children of the shim, unless another shim was killed: then anybody may have adopted them.
         life = self._state.life
         strays = self.pids() if child.is_child else [pid for pid in processes if leftovers.is_marked(pid, life)]
@@ -77,7 +78,7 @@ class Strays:
         ]
         found = {member.pid: member for member in proc.descendants(own, processes, mains)}
         # While it dies, a process has no environment any more, and its sockets are still open: with much memory, for a second.
-        child.known = {member.pid: member.started for member in found.values()}
+        child.known = {**known, **{member.pid: member.started for member in found.values()}}
         return list(found.values())
 
     def signal(self, child: Child, number: int, scope: str) -> None:
