@@ -22,9 +22,24 @@ from impetusd.client.control import ControlError  # noqa: E402
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 
 ENCODING = "impetusd_encoding"  # in `-X`: what the terminal takes
+
+
+def command() -> NoReturn:
+    """The console script: runs the command in sys.argv, and ends with its exit code.
+
+    At once: the interpreter's own end frees what the kernel frees anyway, and was 10 of 60 ms of a `status`.
+    """
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()  # what was printed until a Ctrl-C
+        except (AttributeError, OSError, ValueError):
+            pass  # it was closed, or nobody reads it
+    os._exit(code)
 
 
 def main() -> int:

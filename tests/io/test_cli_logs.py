@@ -140,7 +140,7 @@ class TestFollowing:
 
 # A shell's background job, which these tests may be, has SIGINT ignored, and so would what it starts.
 COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-COMMAND += f"sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; sys.exit(main())"
+COMMAND += f"sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import command; command()"
 
 
 class TestCommand:

@@ -19,6 +19,7 @@ from impetusd.cli.screen.terminal import Screen, coloured, plain, screen_of
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+COMMAND = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli import main; main.command()"
 MAIN = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; code = main()"
 
 
@@ -132,7 +133,7 @@ def on_terminal(args, columns, environ=None):
     """Run the command on a terminal of that width; gives a function that reads on until it has seen some text, or the end."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{MAIN}; sys.exit(code)", *args],
+        [sys.executable, "-c", COMMAND, *args],
         stdin=follower, stdout=follower, stderr=follower,
         env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "PYTHONUTF8": "1", "NO_COLOR": "", **(environ or {})},
     )  # fmt: skip
@@ -322,7 +323,7 @@ class TestEndings:
     def test_a_reader_that_leaves_is_no_error(self, paths):
         rows = [row(f"web:{i}") for i in range(2000)]
         with FakeSupervisor(paths, status=status(*rows)):
-            words = [sys.executable, "-c", f"{MAIN}; sys.exit(code)", "-c", paths.conf, "status"]
+            words = [sys.executable, "-c", COMMAND, "-c", paths.conf, "status"]
             with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
                 process.stdout.readline()
                 process.stdout.close()
@@ -339,10 +340,17 @@ class TestEndings:
         assert cli("status") == (130, "", "")
         assert cli("start")[0] == 130
 
+    @pytest.mark.parametrize("closes", ["", "sys.stdout.close(); "])
+    def test_what_was_printed_until_a_ctrl_c_is_not_lost(self, closes):
+        fails = f"def fails(_):\n print('half a table')\n {closes}raise KeyboardInterrupt\nmain._run = fails\n"
+        words = [sys.executable, "-c", COMMAND.replace("main.command()", f"\n{fails}main.command()")]
+        end = subprocess.run(words, check=False, capture_output=True, timeout=60)
+        assert (end.returncode, end.stdout, end.stderr) == (130, b"half a table\n", b"")
+
     def test_a_name_outside_the_terminals_encoding_is_shown_escaped(self, paths):
         with FakeSupervisor(paths, status=status(row("wéb"))):
             end = subprocess.run(
-                [sys.executable, "-c", f"{MAIN}; sys.exit(code)", "-c", paths.conf, "status"],
+                [sys.executable, "-c", COMMAND, "-c", paths.conf, "status"],
                 check=False, capture_output=True, timeout=60, env={**os.environ, "PYTHONIOENCODING": "ascii"},
             )  # fmt: skip
         assert end.returncode == 0
