@@ -12,4 +12,4 @@ sys.path.append(os.path.dirname(package))  # -S left only the standard library
 
 from impetusd.shim.main import main  # noqa: E402
 
-sys.exit(main())
+os._exit(main())  # nothing is buffered, and the interpreter's own end frees what the kernel frees anyway

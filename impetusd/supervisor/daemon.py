@@ -732,4 +732,4 @@ def main() -> NoReturn:
     # SIGINT ends it as any other signal does, at once: asyncio would cancel every task first, and each would clean up.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(run()).close()
-    sys.exit(0)
+    os._exit(0)  # as the shim ends: nothing is buffered, and a stop would wait for the interpreter's own end
