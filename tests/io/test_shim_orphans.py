@@ -327,8 +327,9 @@ def test_a_table_that_cannot_be_written_is_told_once_and_made_later():
     with Shim(setup="table.AGAIN = 0.0\ntable.GROWTH = 0") as shim:
         path = f"{shim.paths['run_dir']}/{table.NAME}"
         os.mkdir(f"{path}.new")  # in the way
-        for number in range(50):
-            shim.say({"op": "put", "key": "a", "blob": str(number)})
+        for text in ("x" * 100_000, "y"):  # the first is written, and so large that the second begins the table anew
+            shim.say({"op": "put", "key": "a", "blob": text})
+            shim.echo()
         shim.until_logged("cannot be written")
         sentence = shim.wait("trouble")["sentence"]
         assert sentence.startswith(f"{path} cannot be written: Is a directory")
