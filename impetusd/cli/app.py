@@ -214,4 +214,8 @@ def run(args: list[str]) -> int:
         return error.exit_code
     except click.Abort:
         return 130  # click makes this of Ctrl-C, and has ended the line with the ^C
+    except SystemExit as error:
+        if error.code != 1:
+            raise
+        raise BrokenPipeError from None  # of which click makes an exit
     return code if isinstance(code, int) else 0

@@ -12,6 +12,7 @@ traces.install()  # a Ctrl-C while the rest is imported is not a bug
 
 # The functions behind those of `signal`, which make an enum of each signal: 0.4 ms of every command.
 import _signal  # type: ignore[import-not-found]  # noqa: E402
+import errno  # noqa: E402
 import io  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
 ENCODING = "impetusd_encoding"  # in `-X`: what the terminal takes
 
 
@@ -66,6 +68,10 @@ def main() -> int:
         # The reader went away (`impetusd status | head -1`). What is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return complain(f"cannot write {error.filename or 'the output'}: {error.strerror}", 1)
     return code
 
 
@@ -98,6 +104,9 @@ def complain(message: str, code: int) -> int:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
+    except OSError:
+        pass  # its reader has left, or its disk is full
+    try:
         prefix = "" if message.startswith("impetusd ") else "impetusd: "
         text = prefix + message
         if "JOURNAL_STREAM" in os.environ:

@@ -320,6 +320,14 @@ class TestScreen:
 
 
 class TestEndings:
+    def test_nobody_reads_what_click_prints(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb") as unread:
+            words = [sys.executable, "-c", COMMAND, "--help"]
+            end = subprocess.run(words, check=False, stdout=unread, stderr=subprocess.PIPE, timeout=60)
+        assert (end.returncode, end.stderr) == (141, b"")
+
     def test_a_reader_that_leaves_is_no_error(self, paths):
         rows = [row(f"web:{i}") for i in range(2000)]
         with FakeSupervisor(paths, status=status(*rows)):
@@ -346,6 +354,16 @@ class TestEndings:
         words = [sys.executable, "-c", COMMAND.replace("main.command()", f"\n{fails}main.command()")]
         end = subprocess.run(words, check=False, capture_output=True, timeout=60)
         assert (end.returncode, end.stdout, end.stderr) == (130, b"half a table\n", b"")
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("words", [["--help"], ["status"]], ids=["by click", "without it"])
+    def test_output_that_cannot_be_written_is_one_sentence(self, paths, monkeypatch, words, unbuffered):
+        monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+        with FakeSupervisor(paths, status=status(row("web"))), open("/dev/full", "wb") as full:
+            words = [sys.executable, "-c", COMMAND, "-c", paths.conf, *words]
+            end = subprocess.run(words, check=False, stdout=full, stderr=subprocess.PIPE, timeout=60)
+        assert end.returncode == 1
+        assert end.stderr == b"impetusd: cannot write the output: No space left on device\n"
 
     def test_a_name_outside_the_terminals_encoding_is_shown_escaped(self, paths):
         with FakeSupervisor(paths, status=status(row("wéb"))):
