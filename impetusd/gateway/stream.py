@@ -85,7 +85,7 @@ class Hub:
             data = {"at": change.at or time.time(), "why": change.value}
             self._add(Event(life, change.n, VIEWER, event("lost", data)))
         elif change.kind == "resumed":
-            self._add(Event(life, change.n, VIEWER, event("resumed", {"n": change.n, "at": time.time()})))
+            self._add(Event(life, change.n, VIEWER, resumed(change.n)))
         else:
             data = {"n": change.n, "at": change.at, "kind": change.kind, "key": change.key, "value": change.value}
             role = ROLE_OF.get(change.kind, ADMIN)
@@ -115,10 +115,10 @@ class Hub:
         return True
 
     def place(self, last: str) -> int | None:
-        """Where a client goes on whose last event had this id; None if it needs everything."""
+        """Where a client goes on whose last event had this id; None if it needs everything, as while the supervisor is lost."""
         found = _ID.fullmatch(last)
         mirror = self._source.mirror
-        if found is None or found[1] != mirror.life:
+        if found is None or found[1] != mirror.life or not self._source.live:
             return None
         n = int(found[2])
         if n == mirror.n:
@@ -174,6 +174,11 @@ def event_of(name: str, data: bytes, id: str = "") -> bytes:  # noqa: A002
     return (b"id: %b\n" % id.encode() if id else b"") + b"event: %b\ndata: %b\n\n" % (name.encode(), data)
 
 
+def resumed(n: int) -> bytes:
+    """The event that says that the supervisor is there; `n`: of its last change."""
+    return event("resumed", {"n": n, "at": time.time()})
+
+
 class Writer:
     """One client's answer: events go out while the caller is logged in and takes them."""
 
@@ -220,6 +225,8 @@ async def changes(request: web.Request) -> web.StreamResponse:
         place = hub.place(request.headers.get("Last-Event-ID", query["last"]))
         if place is None:
             place = await _send_everything(hub, writer)
+        else:
+            await writer.send(resumed(hub.now()[0]))
         while True:
             if place < hub.begin:
                 writer.end()

@@ -127,6 +127,25 @@ class TestStream:
 
         run(scenario)
 
+    def test_who_goes_on_learns_at_once_whether_the_supervisor_is_lost(self):
+        """It may have been lost, or have come back, while nobody had the stream."""
+
+        async def scenario(gateway):
+            viewer = await gateway.bearer("viewer")
+
+            async def first():
+                mirror = gateway.backend.mirror
+                last = {"Last-Event-ID": f"{mirror.life}:{mirror.n}"}
+                async with gateway.get("/api/v1/stream", {**viewer, **last}) as answer:
+                    return await anext(gateway.events(answer))
+
+            assert (await first())[0] == "resumed"
+            gateway.backend.live = False
+            name, data, _ = await first()
+            assert (name, json.loads(data)["live"]) == ("snapshot", False)
+
+        run(scenario)
+
     def test_ends_when_its_worker_leaves(self):
         async def scenario(gateway):
             viewer = await gateway.bearer("viewer")
