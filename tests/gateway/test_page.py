@@ -228,6 +228,16 @@ def test_without_it_the_stream_begins_with_the_state_of_all(page):
     assert page.first_stream() == "stream"
 
 
+def test_a_stream_that_was_opened_before_it_came_is_not_set_back(page):
+    """A tab that is hidden when it is opened, and shown while its files come, opens the stream at once."""
+    page.open()
+    before = json.dumps(page.world.snapshot())
+    page.world.change("unit", "redis", unit("redis", restarts=7))
+    page.until("[...document.querySelectorAll('.c-restarts')].some((each) => each.innerText === '7')")
+    restarts = "m.rows.unit.get('redis').value.restarts"
+    assert page.module("store.mjs", f"(m.begin({before}), {restarts})") == 7
+
+
 def test_a_part_that_cannot_be_loaded_says_so_and_the_rest_goes_on(page):
     page.open()
     page.loop.run(page.tab.send("Network.setBlockedURLs", urls=["*views/timers.mjs"]))
@@ -595,6 +605,20 @@ def test_login_by_password_and_by_link(make):
     page.open("#/login?code=one-time-code")
     assert page.run("location.hash") == "#/"
     assert page.asked("POST")[-1] == ("login", {"code": "one-time-code"})
+
+
+def test_nothing_of_a_login_that_has_ended_is_left_for_the_next(page):
+    page.open("#/timers", ".timers")
+    page.there(".top .live.good")
+    page.world.logged_in = False
+    page.world.say("close", None)
+    page.there("form.login")
+    assert page.module("store.mjs", "[m.rows.unit.size, m.records.value.length, (m.incidents.value ?? []).length]") == [
+        0,
+        0,
+        0,
+    ]
+    assert page.module("cache.mjs", "m.size()") == 0
 
 
 # The unit's view.

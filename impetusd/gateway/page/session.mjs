@@ -1,5 +1,5 @@
 // Logging in and out.
-import { send } from "./api.mjs";
+import { on_logout, send } from "./api.mjs";
 import { forget } from "./cache.mjs";
 import { go, route } from "./route.mjs";
 import { begin, leave, me, who } from "./store.mjs";
@@ -13,7 +13,14 @@ export async function enter(asked = who(), snapshot = null) {
 
 export async function logout() {
   await send("POST", "logout").catch(() => {});
+  ended();
+}
+
+// The next login may be another user's.
+function ended() {
   leave();
   forget();
   me.value = null;
 }
+
+on_logout(ended);

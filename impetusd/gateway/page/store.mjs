@@ -249,9 +249,9 @@ export async function who() {
   return me.value;
 }
 
-// The stream, which goes on from `snapshot`, and begins with one if that is null.
+// The stream, which goes on from `snapshot`, and begins with one if that is null. One that is open already is newer.
 export function begin(snapshot) {
-  if (snapshot) batch(() => (live(snapshot), whole(snapshot)));
+  if (snapshot && !source) batch(() => (live(snapshot), whole(snapshot)));
   open();
   ask_incidents();
   ask_records();
@@ -266,6 +266,7 @@ async function ask_records() {
 export function leave() {
   close();
   last = null;
+  queue = [];
   stream.value = "connecting";
   batch(() => KINDS.forEach((kind) => (rows[kind].clear(), (lists[kind].value += 1))));
   usage.clear();
@@ -275,10 +276,6 @@ export function leave() {
   incidents.value = null;
 }
 
-api.on_logout(() => {
-  me.value = null;
-  close();
-});
 document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
 setInterval(() => document.hidden || (now.value = server_now()), 1000);
 
