@@ -29,17 +29,20 @@ MOST_BELOW = 10_000  # descendants that are looked for
 
 class Member:
     """A process as /proc shows it. `started` (clock ticks since boot) distinguishes it from a later process with its
-    pid."""
+    pid. `headless`: its main thread has ended, which /proc shows as the state of a zombie, and others go on."""
 
-    __slots__ = ("group", "parent", "pid", "session", "started", "zombie")
+    __slots__ = ("group", "headless", "parent", "pid", "session", "started", "zombie")
 
-    def __init__(self, pid: int, parent: int, group: int, session: int, started: int, *, zombie: bool) -> None:
+    def __init__(
+        self, pid: int, parent: int, group: int, session: int, started: int, *, zombie: bool, headless: bool = False
+    ) -> None:
         self.pid = pid
         self.parent = parent
         self.group = group
         self.session = session
         self.started = started
         self.zombie = zombie
+        self.headless = headless
 
 
 def read(pid: int) -> Member | None:
@@ -47,8 +50,11 @@ def read(pid: int) -> Member | None:
     stat = fields(pid)
     if not stat:
         return None
-    zombie = stat[0] in {b"Z", b"X", b"x"}
-    return Member(pid, int(stat[1]), int(stat[2]), int(stat[3]), int(stat[19]), zombie=zombie)
+    ended = stat[0] in {b"Z", b"X", b"x"}  # its main thread
+    headless = ended and int(stat[17]) > 1
+    return Member(
+        pid, int(stat[1]), int(stat[2]), int(stat[3]), int(stat[19]), zombie=ended and not headless, headless=headless
+    )
 
 
 def children() -> list[int]:

@@ -105,9 +105,10 @@ class Strays:
             if child.kill_tree:
                 mains.discard(child.pid)
             pids = Cgroups.members(child.cgroup)
-            if number == signal.SIGKILL and mains.isdisjoint(pids) and Cgroups.kill(child.cgroup):
-                return
+            killed = number == signal.SIGKILL and mains.isdisjoint(pids) and Cgroups.kill(child.cgroup)
             found = [member for pid in pids if pid not in mains and (member := proc.read(pid))]
+            if killed:
+                found = [member for member in found if member.headless]  # Linux 6.18 leaves these out
         else:
             found = self._rest(child)
         for member in found:

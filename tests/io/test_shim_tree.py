@@ -206,6 +206,15 @@ def test_what_was_found_once_stays_its_childs_without_its_environment(shim, live
     wait_for(lambda: not exists(pids["grandchild"]), "it to be reaped")
 
 
+def test_who_has_lost_its_main_thread_alone_has_not_ended(shim):
+    process, pids = family(shim, "headless")
+    shim.signal(process, signal.SIGKILL)
+    assert shim.wait("exited", process)["left"] is True
+    shim.signal(process, signal.SIGKILL, "rest")
+    shim.wait("gone", process)
+    wait_for(lambda: not exists(pids["child"]), "it to be reaped")
+
+
 def test_the_next_supervisor_is_told_of_what_is_left(shim):
     process, pids = family(shim, "daemon")
     shim.signal(process, signal.SIGKILL)

@@ -4,6 +4,7 @@ setsid    main and a child in a session of its own
 daemon    main and a grandchild that forked twice, called setsid and ignores SIGTERM
 mute      as daemon, and the grandchild has also dropped the environment that it was executed with
 forgets   as daemon, and on SIGUSR1 the grandchild drops its environment and prints its name and pid again
+headless  main and a child in its group whose main thread has ended, and another one goes on
 leave     main exits with 3 once its standard input ends, and leaves a child in its group
 orphan    main and a grandchild whose parent exits; the grandchild exits as soon as it is an orphan
 storm     main and its children go on forking, 400 at most; all ignore SIGTERM
@@ -58,6 +59,23 @@ def mute():
 def forgets():
     signal.signal(signal.SIGUSR1, drop_environment)
     daemon()
+
+
+def headless():
+    if os.fork() == 0:
+        import ctypes
+        import threading
+
+        def goes_on():
+            with open("/proc/self/stat") as stat:
+                while ") Z " not in stat.read():
+                    os.sched_yield()
+                    stat.seek(0)
+            say("child")
+            sleep()
+
+        threading.Thread(target=goes_on).start()
+        ctypes.CDLL(None).pthread_exit(None)
 
 
 def leave():
