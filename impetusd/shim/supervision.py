@@ -104,7 +104,7 @@ class Supervision:
         elif now - self._heard >= LATE and not self._looked:
             self._looked = True
             member = proc.read(state.supervisor.pid)
-            if member is not None and member.zombie:  # and it did not end: its threads have not
+            if member is not None and member.headless:  # killed, perhaps, and a thread of it hangs
                 self.kill()
 
     def _run_state(self, pid: int) -> bytes:

@@ -99,6 +99,10 @@ class Supervisor:
         self.channel.close()
         self.link.send(b"hang up")
 
+    def behead(self) -> None:
+        """End the main thread alone."""
+        self.link.send(b"behead")
+
     def leave(self, code: int = 0) -> None:
         """Exit."""
         self.channel.close()

@@ -11,4 +11,10 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as test:
     while word == b"hang up":
         os.close(3)
         word = test.recv(16)
+    if word == b"behead":  # its main thread ends, and another one goes on
+        import ctypes
+        import threading
+
+        threading.Thread(target=threading.Event().wait).start()
+        ctypes.CDLL(None).pthread_exit(None)
 sys.exit(int(word or b"0"))

@@ -325,6 +325,16 @@ def test_a_supervisor_that_falls_silent_is_replaced():
         assert "has not responded for 0.5 s: replacing it" in shim.log()
 
 
+def test_a_supervisor_of_which_a_thread_cannot_end_is_killed_and_replaced():
+    """As when a disk holds up a thread of one that was killed: its main thread has ended then, and the process has not."""
+    with Shim(setup="supervision.LATE, supervision.SILENCE = 0.1, 1000.0") as shim:
+        before = shim.supervisor
+        before.behead()
+        wait_for(lambda: state(before.pid) == "Z", "its main thread to end")
+        before.say({"op": "beat"})  # its last word; it is looked at when no other has come
+        assert shim.next_life().pid != before.pid
+
+
 def test_a_supervisor_that_never_speaks_is_started_again_by_the_delays():
     with Shim(setup=f"{TOLD}supervision.START_LIMIT = 100", command=["/bin/false"]) as shim:
         shim.until_logged("start 8 in")
