@@ -3,8 +3,8 @@
 Without a cgroup, descendants are followed through /proc. The shim is a subreaper, so a descendant whose parent died is
 the shim's own child: a *stray*. A stray belongs to the child whose session or process group it is in, or whose
 INVOCATION_ID it carries in its environment (what a daemon that forks twice and calls setsid still has). What was found
-once stays the child's. One that changed all three earlier is known by its parent, as of when that was last signalled. If
-that died before, it belongs to none, and ends only with the shim; a cgroup has no such gap.
+once stays the child's as long as this shim runs. One that changed all three earlier is known by its parent, as of when
+that was last signalled. If that died before, it belongs to none, and ends only with the shim; a cgroup has no such gap.
 
 Without a descriptor or memory left to look with, these functions raise OSError instead of guessing.
 """

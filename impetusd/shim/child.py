@@ -29,7 +29,7 @@ SAVED = {
 STOP: list[Any] = [15, 10.0, True]
 NOBODY: dict[
     int, int
-] = {}  # what is known of a tree before it is signalled; shared, as STOP is: replaced, never changed
+] = {}  # what is known of a tree before it is looked for; shared, as STOP is: replaced, never changed
 
 
 class Child:

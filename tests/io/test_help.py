@@ -52,7 +52,9 @@ def test_an_ini_block_is_one_that_check_accepts(cli, paths, text):
 
 def test_a_command_is_one_of_this_version():
     top = click.Context(app.cli, info_name="impetusd")
-    for words in typed():
+    commands = list(typed())
+    assert commands
+    for words in commands:
         if words[0] in {"-c", "--conf"}:
             words = words[2:]
         if words[0].startswith("-"):
