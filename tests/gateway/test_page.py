@@ -272,7 +272,7 @@ def test_the_first_screen_names_cause_rule_next_and_what_to_do(page):
     page.says("1 undelivered alert", ".foot")
     page.says("214 log lines lost", ".foot")
     page.says("Silenced until", ".foot")
-    order = page.run("[...document.querySelectorAll('.c-name a')].map((each) => each.innerText)")
+    order = page.run("[...document.querySelectorAll('.c-name a')].map((each) => each.textContent)")
     assert order[:2] == ["search", "imap-sync"]
     assert order[-1] == "old-import"
     page.there(".marks a.deploy")
@@ -401,7 +401,7 @@ def test_the_list_begins_with_what_is_not_well_whatever_state_it_is_in(make):
     world = World(troubled=False)
     page = make(world)
     page.open()
-    order = "[...document.querySelectorAll('.c-name a')].map((each) => each.innerText)"
+    order = "[...document.querySelectorAll('.c-name a')].map((each) => each.textContent)"
     check = next(each for each in world.rows["check"].values() if each["target"] == "redis")
     world.change("check", "redis redis", {**check, "state": "unhealthy"})
     page.until(f"{order}[0] === 'redis'")
@@ -474,7 +474,7 @@ def test_the_keyboard_goes_everywhere(page):
 
 def test_a_filter_in_the_address_is_in_force(page):
     page.open("#/?q=fatal")
-    assert page.run("[...document.querySelectorAll('.c-name a')].map((each) => each.innerText)") == ["search"]
+    assert page.run("[...document.querySelectorAll('.c-name a')].map((each) => each.textContent)") == ["search"]
 
 
 # Commands.
