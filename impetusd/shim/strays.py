@@ -60,7 +60,10 @@ class Strays:
         """The descendants of a child without a cgroup."""
         processes = proc.snapshot()
         mains = self._state.mains()
-        own = [member.pid for member in processes.values() if child.pid and member.parent == child.pid]
+        main = processes.get(child.pid)
+        # Of a killed shim's child somebody else reaps the main process: the pid may be a stranger's then.
+        is_its = main is not None and (child.is_child or main.started == child.started)
+        own = [member.pid for member in processes.values() if is_its and member.parent == child.pid]
         known = {pid: at for pid, at in child.known.items() if pid in processes and processes[pid].started == at}
         own += known
         # Orphans are children of the shim, unless another shim was killed: then anybody may have adopted them.

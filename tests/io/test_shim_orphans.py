@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 from shim_harness import Shim, header, lines, read, state
@@ -15,6 +16,9 @@ from waiting import wait_for
 
 from impetusd.linux import proc
 from impetusd.shim import leftovers, orphans, table
+from impetusd.shim.child import Child
+from impetusd.shim.state import ShimState
+from impetusd.shim.strays import Strays
 
 SH = "/bin/sh"
 QUIET = {"0": "", "1": "", "2": ""}
@@ -363,3 +367,17 @@ def test_a_file_cut_off_anywhere_tells_of_whole_rounds_only(tmp_path):
         {"a": "2", "n2": "x"},
         {"a": "3", "n3": "x"},
     ]
+
+
+def test_who_has_the_pid_of_one_that_was_reaped_is_none_of_its_tree():
+    held = ShimState("a life", {})
+    child = held.children[1] = Child(1, "", "")
+    child.is_child, child.pid, child.started = False, os.getpid(), 1
+    strays = Strays(held, SimpleNamespace(with_spares=lambda call: call()))
+    with subprocess.Popen(["sleep", "1000"]) as below:
+        try:
+            assert not strays.has_rest(child)
+            child.started = proc.read(os.getpid()).started
+            assert strays.has_rest(child)
+        finally:
+            below.kill()
