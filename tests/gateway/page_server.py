@@ -138,6 +138,8 @@ class World:
             "usage": {},
         }
         self.incidents: list[dict[str, Any]] = []
+        self.snapshot_may_come = asyncio.Event()
+        self.snapshot_may_come.set()
         self.listeners: set[asyncio.Queue[tuple[str, str, Any]]] = set()
         self.asked: list[tuple[str, str, Any]] = []  # method, path and body of what was asked for
         self.silences: list[dict[str, Any]] = []
@@ -651,6 +653,7 @@ async def events(request: web.Request, first: list[tuple[str, str, Any]], listen
 
 @ROUTES.get("/api/v1/snapshot")
 async def snapshot(request: web.Request) -> web.Response:
+    await request.app[WORLD].snapshot_may_come.wait()
     return web.json_response(request.app[WORLD].snapshot())
 
 

@@ -228,6 +228,13 @@ def test_without_it_the_stream_begins_with_the_state_of_all(page):
     assert page.first_stream() == "stream"
 
 
+def test_what_is_there_is_drawn_while_it_does_not_come(page):
+    page.world.snapshot_may_come.clear()
+    page.open(there=".top .who")
+    page.world.snapshot_may_come.set()
+    page.there(".slots [role=row]:nth-child(2)")
+
+
 def test_a_stream_that_was_opened_before_it_came_is_not_set_back(page):
     """A tab that is hidden when it is opened, and shown while its files come, opens the stream at once."""
     page.open()

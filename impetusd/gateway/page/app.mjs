@@ -104,6 +104,7 @@ function stop(error) {
   document.getElementById("app").replaceChildren(message, button);
 }
 
+const SOON = 100; // milliseconds within which the first drawing waits for the state of all, to be the only one
 document.documentElement.dataset.mode = mode.value;
 listen();
 const asked = who().catch((error) => error);
@@ -113,9 +114,11 @@ try {
   await load();
   const answer = await asked;
   if (answer instanceof Error) throw answer;
-  await enter(answer, snapshot);
+  const begun = enter(answer, snapshot);
+  await Promise.race([begun, new Promise((done) => setTimeout(done, SOON))]);
   document.getElementById("app").replaceChildren();
   render(html`<${App} />`, document.getElementById("app"));
+  await begun;
 } catch (error) {
   stop(error);
 }
