@@ -20,7 +20,7 @@ from typing import Any
 from impetusd.core.config.model import Config, Unit
 from impetusd.core.reasons import Reason, because, not_started, rule_of
 from impetusd.core.rules import places, waits
-from impetusd.core.rules.lifecycle import IDLE, Event, Fail, Restart, Scope, Start, State, Stop
+from impetusd.core.rules.lifecycle import IDLE, Event, Fail, Restart, Scope, Start, State, Stop, Want
 from impetusd.core.rules.reload import overlaps
 from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.observers import Publisher
@@ -170,9 +170,9 @@ class Engine:
         self._starter.outbox.flush()
 
     def scale(self, unit: Unit, count: int, token: str = "") -> list[Entry]:
-        """Scale the unit to `count` serving slots: remove the highest or start new ones. Returns those that change.
+        """Have `count` serving slots of the unit run: remove the highest, make new ones, start what is stopped.
 
-        `token`: the requester's, for `was_scaled`.
+        Returns the slots that change. `token`: the requester's, for `was_scaled`.
         """
         role = serving(unit)
         present = {e.index: e for e in self.slots.of_unit(unit) if e.role is role}
@@ -189,7 +189,10 @@ class Engine:
             entry.dismissed = True
         self.slots.facts.note(unit, instances=count, scaled=token)
         self.slots.sort()
-        self.start(changed)
+        # Also of a pool its template, without which no worker starts.
+        self.start(
+            e for e in self.slots.of_unit(unit) if e in changed or (e.slot.want is Want.DOWN and not e.dismissed)
+        )
         self.stop(leaving)
         for entry in leaving:
             if entry.slot.state is State.STOPPED:
