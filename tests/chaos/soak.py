@@ -203,6 +203,8 @@ class Soak:
         if result.code not in {0, 1}:
             tried = self.revive() if self.ended else ""
             return f"status: {result}{tried}", None
+        if not result.out:
+            raise Violation(f"status: {result}")
         status: dict[str, Any] = json.loads(result.out)
         pids = {row["name"]: row["pid"] for row in status["units"] if row["pid"]}
         managers = {status["shim"]["pid"], status["supervisor"]["pid"]}
