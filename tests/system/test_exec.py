@@ -299,7 +299,7 @@ def test_terminal_keys_window_and_ctrl_c_are_the_commands(terminal: Terminal) ->
     terminal.type("test $(readlink /proc/$$/fd/0) = /dev/" + outer + " && echo sa''me || echo ot''her\n")
     terminal.expect("other")
     fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("4H", 31, 91, 0, 0))
-    terminal.type("trap 'echo win''ch' WINCH; stty size\n")
+    terminal.type("trap 'echo win''ch' WINCH; until stty size | grep '31 9''1'; do sleep 0.01; done\n")
     terminal.expect("31 91")
     terminal.type("sleep 1000; echo inter''rupted $?\n")
     terminal.expect(r"rupted \$\?")

@@ -120,8 +120,8 @@ def test_they_take_a_token_unless_they_are_open(impetusd: Instance) -> None:
     assert asked(address, "/metrics")[0] == 401
     assert asked(address, "/metrics", "nonsense")[0] == 401
     token = impetusd.run("token", "add", "prometheus").out.split()[-1]
-    status, text = asked(address, "/metrics", token)
-    assert (status, "impetusd_build_info" in text) == (200, True), text
+    wait_for(lambda: asked(address, "/metrics", token)[0] == 200, "the gateway to know it")
+    assert "impetusd_build_info" in asked(address, "/metrics", token)[1]
 
 
 class Prometheus:
