@@ -12,13 +12,12 @@ traces.install()  # a Ctrl-C while the rest is imported is not a bug
 
 # The functions behind those of `signal`, which make an enum of each signal: 0.4 ms of every command.
 import _signal  # type: ignore[import-not-found]  # noqa: E402
-import errno  # noqa: E402
 import io  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 
 from impetusd.cli.failure import Failure  # noqa: E402
-from impetusd.client.control import ControlError  # noqa: E402
+from impetusd.client.control import NO_ROOM, ControlError  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
 ENCODING = "impetusd_encoding"  # in `-X`: what the terminal takes
 
 
@@ -69,7 +67,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in NO_ROOM:
             raise
         return complain(f"cannot write {error.filename or 'the output'}: {error.strerror}", 1)
     return code

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIRST_BYTE = 10.0  # seconds until a connection must have been answered: a supervisor needs 0.5 to come back
 SOCKET_BACK = 5.0  # seconds until a removed control socket must be there again
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})  # what a full disk, or one's part of it, answers
 QUIET = 0.5  # seconds of waiting before the operator sees the reason
 
 

@@ -11,7 +11,6 @@ adopts the shim.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -22,7 +21,7 @@ import sys
 import time
 
 from impetusd.client import control, daemons, instance
-from impetusd.client.control import ControlError, Hooks, NotRunning
+from impetusd.client.control import NO_ROOM, ControlError, Hooks, NotRunning
 from impetusd.core.protocol import EXIT_FAILED, EXIT_OCCUPIED
 from impetusd.files.folders import open_file, open_folder
 
@@ -86,7 +85,7 @@ def _try_writing(folder: int, size: int) -> None:
             os.unlink(name, dir_fd=folder)
     except OSError as error:
         # A full disk under state_dir is reported in `status`; units still start at boot.
-        if size or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if size or error.errno not in NO_ROOM:
             raise
 
 
@@ -276,7 +275,7 @@ class _Turn:
         try:
             self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in NO_ROOM:
                 return  # the shims' own lock is enough: one more comes up, and ends
             raise ControlError(f"cannot open {self._path}: {error.strerror}") from None
         while True:
