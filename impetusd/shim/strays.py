@@ -64,8 +64,7 @@ class Strays:
         # Of a killed shim's child somebody else reaps the main process: the pid may be a stranger's then.
         is_its = main is not None and (child.is_child or main.started == child.started)
         own = [member.pid for member in processes.values() if is_its and member.parent == child.pid]
-        known = {pid: at for pid, at in child.known.items() if pid in processes and processes[pid].started == at}
-        own += known
+        own += [pid for pid, started in child.known.items() if pid in processes and processes[pid].started == started]
         # Orphans are children of the shim, unless another shim was killed: then anybody may have adopted them.
         life = self._state.life
         strays = self.pids() if child.is_child else [pid for pid in processes if leftovers.is_marked(pid, life)]
@@ -81,7 +80,7 @@ class Strays:
         ]
         found = {member.pid: member for member in proc.descendants(own, processes, mains)}
         # While it dies, a process has no environment any more, and its sockets are still open: with much memory, for a second.
-        child.known = {**known, **{member.pid: member.started for member in found.values()}}
+        child.known = {member.pid: member.started for member in found.values()}
         return list(found.values())
 
     def signal(self, child: Child, number: int, scope: str) -> None:
