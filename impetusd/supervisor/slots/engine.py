@@ -190,9 +190,8 @@ class Engine:
         self.slots.facts.note(unit, instances=count, scaled=token)
         self.slots.sort()
         # Also of a pool its template, without which no worker starts.
-        self.start(
-            e for e in self.slots.of_unit(unit) if e in changed or (e.slot.want is Want.DOWN and not e.dismissed)
-        )
+        stopped = (e for e in self.slots.of_unit(unit) if e.slot.want is Want.DOWN and not e.dismissed)
+        self.start(dict.fromkeys([*stopped, *changed]))
         self.stop(leaving)
         for entry in leaving:
             if entry.slot.state is State.STOPPED:
