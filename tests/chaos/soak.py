@@ -192,9 +192,7 @@ class Soak:
                 return status
             if (waited := time.monotonic() - begun) > CALM:
                 raise Violation(f"{trouble}\nstatus: {json.dumps(status)[:4000]}")
-            apart = max(0.05, min(waited / 8, ZOMBIE / 2))  # a look is a command, of 0.1 s of CPU
-            # Not evenly: one look each 0.61 s saw a program, which starts again each 0.61 s, 70 times as it started.
-            time.sleep(apart * random.uniform(0.5, 1.0))
+            time.sleep(max(0.05, min(waited / 8, ZOMBIE / 2)))  # a look is a command, of 0.1 s of CPU
 
     def _trouble(self) -> tuple[str, dict[str, Any] | None]:
         """What is wrong now, and what `status` says."""
