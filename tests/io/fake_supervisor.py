@@ -12,6 +12,10 @@ from typing import Any, Self
 from impetusd.core import protocol
 from impetusd.core.config.location import Paths
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# Who asks it in a process of its own: `python -c COMMAND WORD...`, as the console script does.
+COMMAND = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli import main; main.command()"
+
 
 def paths_in(directory: object) -> Paths:
     """An instance in `directory`, with an INI file of two programs, and without a daemon."""

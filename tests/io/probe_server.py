@@ -90,7 +90,8 @@ def holds(server, _connection):
 
 @contextlib.contextmanager
 def unused_port():
-    """A port of 127.0.0.1 at which nobody listens: it stays bound, so nobody else gets it."""
+    """A port of 127.0.0.1 at which nobody listens: it stays bound, so nobody gets it but who has SO_REUSEADDR, too."""
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]

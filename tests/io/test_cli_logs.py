@@ -8,15 +8,13 @@ import sys
 import threading
 
 import pytest
-from fake_supervisor import FakeSupervisor
+from fake_supervisor import COMMAND, FakeSupervisor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from impetusd.cli.logs import tail
 from impetusd.core import protocol, stream
 from impetusd.core.protocol import FAILED, ProtocolError
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 @pytest.fixture
@@ -136,11 +134,6 @@ class TestFollowing:
         write(path, b"x" * 250)
         assert b"".join(follower.read()) == b"x" * 250
         follower.close()
-
-
-# A shell's background job, which these tests may be, has SIGINT ignored, and so would what it starts.
-COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-COMMAND += f"sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import command; command()"
 
 
 class TestCommand:

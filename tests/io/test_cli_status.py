@@ -11,15 +11,13 @@ import sys
 import threading
 
 import pytest
-from fake_supervisor import PONG, FakeSupervisor, failed_row, row
+from fake_supervisor import COMMAND, PONG, ROOT, FakeSupervisor, failed_row, row
 
 from impetusd.cli import main
 from impetusd.cli.screen import progress, table
 from impetusd.cli.screen.terminal import Screen, coloured, plain, screen_of
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-COMMAND = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli import main; main.command()"
 MAIN = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; code = main()"
 
 

@@ -7,10 +7,11 @@ import errno
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from probe_server import unused_port
 from supervisor_world import Life, Shim
 from waiting import PATIENCE, until
 
@@ -26,11 +27,8 @@ class Pool:
 
     def __init__(self, folder: Path, kind: str, keys: str = "") -> None:
         self.unix = kind == "unix"
-        # Bound as long as this lives, so nobody else gets the port; who listens there has SO_REUSEADDR, too.
-        self.reserved = socket.socket()
-        self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.reserved.bind(("127.0.0.1", 0))
-        port = self.reserved.getsockname()[1]
+        self.reserved = ExitStack()
+        port = self.reserved.enter_context(unused_port())
         self.path = folder / "web.sock"
         self.at = str(self.path) if self.unix else ("127.0.0.1", port)
         listen = f"unix:{self.path}" if self.unix else f"127.0.0.1:{port}"

@@ -87,6 +87,13 @@ def kill_tree(shim, process):
     shim.ack(process)
 
 
+def kill_rest(shim, process, pid):
+    """Kill what is left of a child whose main process has ended; `pid` is the last of it."""
+    shim.signal(process, signal.SIGKILL, "rest")
+    shim.wait("gone", process)
+    wait_for(lambda: not exists(pid), "it to be reaped")
+
+
 def runs(pid):
     """Whether there is such a process, and it has not ended: X is a zombie that is just being reaped."""
     return state(pid) not in {"", "Z", "X"}
@@ -200,19 +207,16 @@ def test_what_was_found_once_stays_its_childs_without_its_environment(shim, live
     assert lines(output, 1) == [f"grandchild {pids['grandchild']}"]
     if lives:
         kill_tree(shim, process)
+        wait_for(lambda: not exists(pids["grandchild"]), "it to be reaped")
     else:
-        shim.signal(process, signal.SIGKILL, "rest")
-        shim.wait("gone", process)
-    wait_for(lambda: not exists(pids["grandchild"]), "it to be reaped")
+        kill_rest(shim, process, pids["grandchild"])
 
 
 def test_who_has_lost_its_main_thread_alone_has_not_ended(shim):
     process, pids = family(shim, "headless")
     shim.signal(process, signal.SIGKILL)
     assert shim.wait("exited", process)["left"] is True
-    shim.signal(process, signal.SIGKILL, "rest")
-    shim.wait("gone", process)
-    wait_for(lambda: not exists(pids["child"]), "it to be reaped")
+    kill_rest(shim, process, pids["child"])
 
 
 def test_the_next_supervisor_is_told_of_what_is_left(shim):
@@ -349,9 +353,7 @@ def test_a_template_that_dies_with_a_request_pending(shim, do):
     assert (ended["code"], ended["left"]) == (9, do == "silent")
     if do == "silent":
         pid = int(lines(out, 1)[0].split()[1])
-        shim.signal(via, signal.SIGKILL, "rest")
-        shim.wait("gone", via)
-        wait_for(lambda: not exists(pid), "it to be reaped")
+        kill_rest(shim, via, pid)
 
 
 def test_a_template_that_hangs_with_requests_pending_is_ended_and_all_are_told(shim):
