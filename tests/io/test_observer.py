@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,6 +87,7 @@ def _quick(monkeypatch):
     monkeypatch.setattr(happened, "RESTARTS", 1000)  # how often it is killed until it is given up depends on the clock
     monkeypatch.setattr(program, "FIRST_AGAIN", 0.05)
     monkeypatch.setattr(program, "APART", 0.0)
+    monkeypatch.setattr(program, "MINUTE", 1e12)  # whether one begins during a test is not the test's business
 
 
 @asynccontextmanager
@@ -312,14 +314,23 @@ def test_damaged_files_are_set_aside_and_reported(shim, tmp_path, receiver):
     shim.live(scenario)
 
 
-def test_a_folder_that_cannot_be_written_keeps_no_alert_back(shim, tmp_path, receiver):
+def test_a_folder_that_cannot_be_written_keeps_no_alert_back(shim, tmp_path, receiver, monkeypatch):
+    monkeypatch.setattr(program, "MINUTE", 0.05)
+    gone = tmp_path / "gone"
+    files = {str(gone / name) for name in ("alerts.sqlite", "history.sqlite")}
+
+    def roots(kind):
+        return {each["root"] for each in receiver.got if each["kind"] == kind}
+
     async def scenario(life):
-        gone = tmp_path / "gone"
         async with observing(shim, gone, hook(receiver)):
             await fail(life)
-            await until(lambda: len(receiver.got) == 2, receiver.kinds)
-            assert {each["problems"][0]["cause"]["key"] for each in receiver.got} == {"not_kept", "gave_up"}
-            gone.mkdir()  # from now on it can
+            await until(lambda: roots("firing") == {"web", *files}, receiver.kinds)
+            causes = {each["root"]: each["problems"][0]["cause"]["key"] for each in receiver.got}
+            assert causes == {"web": "gave_up", **dict.fromkeys(files, "not_kept")}
+            gone.mkdir()  # from the next minute on it can
+            await until(lambda: roots("recovered") == files, receiver.kinds)
+        assert all(os.path.getsize(each) for each in files)
 
     shim.live(scenario)
 
