@@ -104,7 +104,7 @@ def _is_bad(frame: FrameType) -> bool:
 async def try_to(life: Life, method: str, **params: Any) -> None:
     """What comes of it is looked at later."""
     try:
-        await asyncio.wait_for(life.ask(method, **params), 10.0)
+        await asyncio.wait_for(life.ask(method, **params), 60.0)
     except (ProtocolError, Ours):  # the command fails, as `ControlServer` says it to who asked
         pass
     except TimeoutError:

@@ -44,7 +44,7 @@ def in_a_loop(test):
 
 
 async def until(daemon, condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await daemon.engine.waits.until(condition)
 
 
@@ -119,7 +119,7 @@ async def test_who_waits_hears_at_once_for_what(paths):
     async with taken_over(paths, off, on, blobs, [row(1)]) as (daemon, _):
         request = protocol.Request(1, "disable", {"names": ["a"], "token": "t"})
         asked = asyncio.ensure_future(daemon.commands.handle(request, progress))
-        await asyncio.wait_for(anything.wait(), 5)
+        await asyncio.wait_for(anything.wait(), 60)
         daemon.engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
         assert (await asked)["ok"] is True
     assert heard[0] == ("a", "STOPPING", "")
@@ -208,7 +208,7 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
         if params.get("names") == ["web"]:
             await until(daemon, lambda: daemon.engine.slots.entries["web:0"].slot.state is State.STOPPING)
             daemon.engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
-        answer = await asyncio.wait_for(asked, 5)
+        answer = await asyncio.wait_for(asked, 60)
         (left,) = [each for each in answer["units"] if each["state"] == "STOPPING"] or [{"pid": 100_000_002}]
         assert left["pid"] == 100_000_002
         if method != "scale":  # of what is scaled away nothing is told but in status

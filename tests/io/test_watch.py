@@ -219,7 +219,7 @@ def test_a_clock_that_goes_on_is_no_change(shim):
                 await its._look()
                 return its.ring.last == last
 
-            await until(is_quiet, patience=10.0)
+            await until(is_quiet, "nothing to change any more")
             its._measured = 1
         await gone(life)
 
