@@ -522,6 +522,7 @@ KEYS: dict[str, Kind] = {
         "new workers failed {errors} of {requests} requests (status 500 or above), "
         "old workers {errors_old} of {requests_old}",
     ),
+    "no_count": Kind("within_s", "it did not report how many requests it had answered within {within_s}"),
     "more_memory": Kind(
         "used used_old",
         lambda f: f"a new worker uses {f['used'] >> 20} MB of memory, the old ones at most {f['used_old'] >> 20} MB",

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from impetusd.core.config.model import Health, Kind, Unit
-from impetusd.core.reasons import NONE, Reason
+from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import health
 from impetusd.core.rules.health import Result
 from impetusd.core.rules.lifecycle import State
@@ -21,7 +21,7 @@ from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.slots.entry import SERVING, Entry, Role
 
 FIRST, LONGEST, GROWTH = 0.05, 1.0, 1.5  # seconds between two questions, and what each wait is to the one before
-PATIENCE = 2.0  # seconds in which a worker must report its count
+PATIENCE = 10.0  # seconds in which a worker must report its count; one takes milliseconds, with a core to itself
 
 
 class Vetting:
@@ -182,12 +182,16 @@ class Vetting:
         return counts
 
     def _impatient(self, unit: Unit) -> None:
-        """Workers that have not reported are left out of the comparison, except for their usage."""
+        """A new worker that has not reported is broken: its event loop stands still. An old one is left out of the
+        comparison, except for its usage."""
         if unit.name not in self._counts:  # the reload is over
             return
         counts = self._counts[unit.name]
         for entry in self._slots(unit):
             if entry.rec.process is not None and counts.get(entry.rec.process, 0) is None:
+                if entry.role is Role.NEXT:
+                    self._fail(entry, because("no_count", within_s=PATIENCE))
+                    return
                 counts[entry.rec.process] = Count(memory=_memory(entry))
         self._counts[unit.name] = {process: count or Count() for process, count in counts.items()}
         self._wake()
