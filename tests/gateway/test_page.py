@@ -614,6 +614,19 @@ def test_login_by_password_and_by_link(make):
     assert page.asked("POST")[-1] == ("login", {"code": "one-time-code"})
 
 
+def test_a_login_link_is_used_whoever_is_logged_in(page):
+    """In a new tab, and in one that is open."""
+    page.world.ask_code = "first"
+    page.open("#/login?code=first", ".overview")
+    assert page.asked("POST") == [("login", {"code": "first"})]
+    page.there(".top .live.good")
+    page.world.ask_code = "second"
+    page.run("location.hash = '#/login?code=second'")
+    page.until("location.hash === '#/'")
+    page.there(".top .live.good")
+    assert page.asked("POST") == [("login", {"code": "first"}), ("login", {"code": "second"})]
+
+
 def test_nothing_of_a_login_that_has_ended_is_left_for_the_next(page):
     page.open("#/timers", ".timers")
     page.there(".top .live.good")

@@ -7,7 +7,9 @@ import { begin, leave, me, who } from "./store.mjs";
 // After a login, and when the page is opened: who is logged in, and the stream. Nothing, if nobody is.
 export async function enter(asked = who(), snapshot = null) {
   if (!(await asked)) return;
-  if (route.peek().view === "login") go("");
+  const { view, query } = route.peek();
+  if (view === "login" && query.has("code")) return; // its view uses the link, whoever is logged in
+  if (view === "login") go("");
   begin(await snapshot);
 }
 
@@ -17,7 +19,7 @@ export async function logout() {
 }
 
 // The next login may be another user's.
-function ended() {
+export function ended() {
   leave();
   forget();
   me.value = null;

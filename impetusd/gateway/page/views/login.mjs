@@ -1,8 +1,8 @@
 // Name and password, or the one-time code of a link, which is used at once and taken out of the address.
 import { html, useEffect, useSignal } from "../h.mjs";
 import { send } from "../api.mjs";
-import { route } from "../route.mjs";
-import { enter } from "../session.mjs";
+import { refine, route } from "../route.mjs";
+import { ended, enter } from "../session.mjs";
 import { t } from "../text.mjs";
 
 export default function Login() {
@@ -13,6 +13,7 @@ export default function Login() {
     error.value = "";
     try {
       await send("POST", "login", body);
+      ended(); // who was logged in when the link was opened
       await enter();
     } catch (problem) {
       error.value = problem.status === 401 ? t(body.code ? "login.code_refused" : "login.refused") : problem.message;
@@ -22,7 +23,7 @@ export default function Login() {
   useEffect(() => {
     const code = route.peek().query.get("code");
     if (!code) return;
-    history.replaceState(null, "", "#/login");
+    refine({ code: null });
     login({ code });
   }, []);
   const submit = (event) => {
