@@ -277,6 +277,7 @@ def test_what_raises_in_a_start_is_that_slots_failed_start_and_nothing_of_it_rea
         assert why(rows["bad"]).find("start_failed") == not_started("prepare", OURS)
         assert set(told.pids()) == {"after:0", "before:0"}
         assert not [name for name in told.kept if name.startswith("chan:")]
+        await until(lambda: "Traceback" in life.log(), "the log")
         assert life.log().count("Traceback") == 1
         status = await life.ask("status")
         (notice,) = [each for each in status["notices"] if each["own"] and each["facts"]["source"] == "bad:0"]

@@ -140,7 +140,11 @@ def test_the_method_hides_secrets_and_goes_on_for_one_who_follows(shim):
         assert (await life.ask("tail", name="a", stream="error"))["lines"] == []
         with pytest.raises(ProtocolError, match="b has several slots, each with its own log: b:0, b:1"):
             await life.ask("tail", name="b")
-        assert "supervisor: began" in "".join((await life.ask("tail", name="impetusd"))["lines"])
+
+        async def ours():
+            return "supervisor: began" in "".join((await life.ask("tail", name="impetusd"))["lines"])
+
+        await until(ours, "the log's thread to write down our first line")
         reader, writer = await asyncio.open_unix_connection(shim.paths.control_socket)
         where = {"offset": answer["next"], "file": answer["file"], "follow": True}
         writer.write(protocol.request_line(1, "tail", {"name": "a", **where}))
