@@ -426,3 +426,11 @@ def state(pid: int) -> str:
             return file.read().rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended: X is a zombie that is just being reaped.
+
+    One that sleeps is R for moments, and D while a page of its file is read.
+    """
+    return state(pid) not in {"", "Z", "X"}

@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from shim_harness import Shim, header, lines, read, state
+from shim_harness import Shim, header, lines, read, runs, state
 from waiting import wait_for
 
 from impetusd.linux import proc
@@ -73,7 +73,7 @@ def test_processes_strings_and_the_next_numbers_are_as_before(shim):
         assert life.hello["blobs"] == {"a": "A"}
         assert rows(life) == {sleeper: {"process": sleeper, "pid": pid, "ended": None, "left": False, "acked": False}}
         shim.echo()
-    assert state(pid) == "S"
+    assert runs(pid)
     shim.signal(sleeper, signal.SIGTERM)
     wait_for(lambda: state(pid) == "Z", "its end")
     os.waitpid(pid, 0)  # as init does
@@ -150,7 +150,7 @@ def test_a_number_that_was_used_anew_is_not_signalled(shim):
     assert rows(life)[process]["ended"]["unknown"] is True
     shim.signal(process, signal.SIGKILL, "main")
     shim.echo()
-    assert state(pid) == "S"
+    assert runs(pid)
 
 
 def test_pipes_and_sockets_are_found_in_the_survivors(shim):
@@ -167,7 +167,7 @@ def test_pipes_and_sockets_are_found_in_the_survivors(shim):
     queued = socket.create_connection(address)
     # Nobody reads for a while, and the program does not notice, for it holds the other end as well.
     wait_for(lambda: pending(pid) > 20, "some lines in the pipe")
-    assert state(pid) != "Z"
+    assert runs(pid)
     life = shim.succeed()
     found = {}
     while {"l", "r", "w"} - found.keys():
@@ -241,7 +241,7 @@ def test_a_process_that_is_in_nobodys_books_is_ended_before_anything_is_started(
     os.waitpid(pid, 0)
     assert f"killed processes whose start was not complete: {pid}" in shim.log()
     assert list(rows(life)) == [known]
-    assert state(other) == "S"
+    assert runs(other)
 
 
 def test_what_another_life_has_left_is_spared(shim):
@@ -254,7 +254,7 @@ def test_what_another_life_has_left_is_spared(shim):
         leftovers.write(shim.paths["state_dir"], "another", over=False)
 
     edited(shim, forget)
-    assert state(pid) == "S"
+    assert runs(pid)
 
 
 def test_an_orphans_descendants_are_still_its_own():
