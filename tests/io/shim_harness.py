@@ -42,21 +42,32 @@ supervision.SUPERVISOR = ("/bin/sh", "-c", 'test -e "$0" && exit 1; exec "$@"', 
 CGROUPS = bool(own_cgroup()) and os.access(f"{own_cgroup()}/cgroup.procs", os.W_OK)
 
 
+class Ended(AssertionError):
+    """The shim closed the channel."""
+
+
 class Supervisor:
-    """One life of the supervisor: its process, and its channel as the test holds it."""
+    """One life of the supervisor: its process, and its channel as the test holds it. Ended, if that is over at once."""
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link  # to the stand-in
         link.settimeout(PATIENCE)
         message, fds, _, _ = socket.recv_fds(link, 64, 1)
+        if not message:
+            link.close()
+            raise Ended("a supervisor ended before it had passed its channel on")
         self.pid = int(message)
         self.channel = socket.socket(fileno=fds[0])
         self.fds: dict[str, int] = {}
         self.page = -1  # where a supervisor notes what it is at
         self.locks: list[int] = []  # a copy of the instance lock, which would outlive the shim
         self.heard: list[dict[str, Any]] = []  # events that nobody waited for yet
-        self.hello = self.wait("hello")
-        self.begin = self.wait("begin")
+        try:
+            self.hello = self.wait("hello")
+            self.begin = self.wait("begin")
+        except Ended:
+            self.close()
+            raise
 
     def say(self, *ops: Any, fds: Iterable[int] = ()) -> None:
         """One message. Waits while the channel is full."""
@@ -83,7 +94,8 @@ class Supervisor:
                 break
             except BlockingIOError:
                 poll(self.channel, select.POLLIN, f"{what}; heard {self.heard}")
-        assert packet is not None, f"the shim closed the channel while the test waited for {what}"
+        if packet is None:
+            raise Ended(f"the shim closed the channel while the test waited for {what}")
         message, fds = packet
         for event in message["events"]:
             if event["event"] == "fds":
