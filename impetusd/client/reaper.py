@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from impetusd.files.folders import notify_folders, remove_sockets
 from impetusd.linux import proc
 from impetusd.linux.cgroup import Cgroups, cgroup_mount, own_cgroup
-from impetusd.shim import leftovers, orphans, table
+from impetusd.shim import leftovers, orphans, table, tableline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,9 +109,9 @@ def _clear(paths: Paths) -> None:
     if found.other is not None and proc.lives(found.other["shim"]):
         return
     if found.fault:
-        table.set_aside(table.path_in(paths.run_dir))
+        table.set_aside(tableline.path_in(paths.run_dir))
     with contextlib.suppress(OSError):
-        os.unlink(table.path_in(paths.run_dir))
+        os.unlink(tableline.path_in(paths.run_dir))
     with contextlib.suppress(OSError):
         leftovers.write(paths.state_dir, found.saved["life"] if found.saved else "", over=True)
     with contextlib.suppress(OSError):

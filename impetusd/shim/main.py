@@ -22,7 +22,18 @@ from impetusd.linux import proc
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.errors import suppress
 from impetusd.linux.priority import ERROR, INFO
-from impetusd.shim import descriptors, ending, handover, leftovers, orphans, startup, supervision, table, upstream
+from impetusd.shim import (
+    descriptors,
+    ending,
+    handover,
+    leftovers,
+    orphans,
+    startup,
+    supervision,
+    table,
+    tableline,
+    upstream,
+)
 from impetusd.shim.children import Children
 from impetusd.shim.log import log, write_waiting
 from impetusd.shim.loop import Loop
@@ -312,6 +323,8 @@ def main() -> int:
     if not startup.take(lock):
         if saved is not None:
             orphans.evict_stale_supervisor(saved)
+            found = table.examine(paths["run_dir"], state_dir)  # which that supervisor has added to
+            saved = found.saved
         if saved is None or not startup.take(lock):
             if mode == handover.ORPHANED:  # whoever starts a daemon reports it by itself
                 log(f"cannot replace the shim: another process has locked {state_dir}", ERROR)
@@ -321,7 +334,7 @@ def main() -> int:
         log(refused, ERROR)
         return EX_CANTCREAT
     if found.fault:
-        aside = table.set_aside(table.path_in(paths["run_dir"]))
+        aside = table.set_aside(tableline.path_in(paths["run_dir"]))
         log(f"{found.fault}: {aside}; no process of a previous impetusd is left")
     shim = Shim(conf, paths, ShimState(saved["life"] if saved else leftovers.new_life(state_dir), baseline))
     shim.state.kept["lock"] = lock

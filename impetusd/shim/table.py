@@ -29,6 +29,7 @@ from impetusd.linux.procfs import boot_id
 from impetusd.shim import leftovers
 from impetusd.shim.child import Child
 from impetusd.shim.log import log
+from impetusd.shim.tableline import NAME, encode, path_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from impetusd.shim.state import ShimState
 
 VERSION = 1
-NAME = "table"
 DAMAGED = ".bad"  # what is appended to the name of one that cannot be used
 GROWTH = 1 << 20  # bytes added to twice what everything takes, until it is begun anew
 AGAIN = 5.0  # seconds until a file that cannot be written is tried again, or one in no watched folder is looked at
@@ -57,10 +57,6 @@ def ident_of(path: str) -> list[int]:
     """The same of a folder, as it is open for reading."""
     found = os.stat(path)
     return [found.st_dev, found.st_ino, os.O_RDONLY]
-
-
-def _line(content: dict[str, Any]) -> bytes:
-    return bare.dumps_by_entry(content).encode() + b"\n"
 
 
 class Table:
@@ -126,7 +122,7 @@ class Table:
         if not state.changes:
             return
         children = {number: child and child.dump() for number, child in state.changes.pop("children", {}).items()}
-        line = _line({**state.changes, "children": children})
+        line = encode({**state.changes, "children": children})
         state.changes = {}
         self._add(line)
 
@@ -177,7 +173,7 @@ class Table:
         before, self._fd = self._fd, fd
         try:
             self._size, state.changes, self._look_at = 0, {}, now + AGAIN
-            self._add(_line(content))
+            self._add(encode(content))
             self._add_all("blobs", state.blobs, lambda blob: blob)
             self._add_all("kept", state.kept, ident)
             self._add_all("children", state.children, lambda child: child.dump())
@@ -192,7 +188,7 @@ class Table:
         """A few a line: the process keeps as much memory as was ever needed for one."""
         keys = iter(items)
         while some := list(islice(keys, AT_ONCE)):
-            self._add(_line({part: {key: saved(items[key]) for key in some}}))
+            self._add(encode({part: {key: saved(items[key]) for key in some}}))
 
     def _add(self, line: bytes) -> None:
         view = memoryview(line)
@@ -214,11 +210,6 @@ class Table:
             os.unlink(self._path)
         with suppress(OSError):
             leftovers.end(self._state_dir, state.life, state.kept["lock"], WRITTEN_WITHIN)
-
-
-def path_in(folder: str) -> str:
-    """The path of the table in a run_dir."""
-    return f"{folder}/{NAME}"
 
 
 def set_aside(path: str) -> str:

@@ -13,15 +13,28 @@ import select
 import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from impetusd.linux import procfs
+from impetusd.shim import tableline
 from impetusd.supervisor.logs.lines import stamp
 
 ORPHANED = "orphaned"  # the shim's mode: see `shim.main`
 DEAD_WITHIN = 5.0  # seconds from the end of the channel, which comes first, to the shim's own
 WRITTEN_WITHIN = 0.05  # seconds
 LOOKS, APART = 5, 0.02  # a thread that waits for a disk at each of so many looks, so many seconds apart, hangs
+
+
+def hand_down(run_dir: str, blobs: Mapping[str, str]) -> None:
+    """Add `blobs` to the table of the shim that was killed, unless its disk hangs."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            tableline.add(run_dir, {"blobs": blobs})
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(WRITTEN_WITHIN)
 
 
 def become_shim(shim: int, command: Sequence[str], log: Callable[[str], None]) -> None:

@@ -33,7 +33,7 @@ from impetusd.core.config.problem import ConfigError
 from impetusd.core.protocol import EXIT_USAGE, ProtocolError
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine
-from impetusd.core.rules.lifecycle import Want
+from impetusd.core.rules.lifecycle import State, Want
 from impetusd.files import ledgerfile
 from impetusd.linux.oom import Oom
 from impetusd.linux.priority import ERROR, WARNING, is_journal
@@ -123,6 +123,7 @@ class Daemon:
         self._done = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._contain: Callable[..., bool] = BARE.contain  # until the parts are made
+        self._hand_down: Callable[[], object] = lambda: None  # what the shim may not have known, where it was killed
 
     async def run(self) -> None:
         """Run the supervisor until it is ordered to end."""
@@ -566,11 +567,17 @@ class Daemon:
 
     def _shim_lost(self) -> None:
         """Take its place; if somebody has started it in the foreground, that one will start it again."""
+        self._contain("the shim", "handing down who is ready", self._hand_down)
         if self._boot:
             self.writer.close()  # write pending output: the next shim may not have our memory
         else:
             self._lifeline.release()
             custody.become_shim(self._link.shim, self._link.command, custody.log)
+
+    def _hand_down_who_is_ready(self) -> None:
+        entries = sorted(self.engine.slots.entries.values(), key=lambda entry: entry.slot.since)
+        ready = (each for each in entries if each.policy.wait_ready and each.slot.state is State.RUNNING)
+        custody.hand_down(self._paths.run_dir, self._notify.early(e.slot.pid for e in ready if e.slot.pid is not None))
 
     # Our own sockets.
 
@@ -580,6 +587,7 @@ class Daemon:
             self._link, engine.slots.of_pid, self._notified, engine.slots.expects, log, faults=self.faults
         )
         self._open.callback(self._notify.close)
+        self._hand_down = self._hand_down_who_is_ready
         self.notify_sockets = NotifySockets(self.starter.outbox, self._paths, self._notify)
         self.starter.notify_address = self.notify_sockets.address
         known = {entry.unit.name for entry in engine.slots.entries.values()}

@@ -49,13 +49,15 @@ MAY = {
     "impetusd.traces": ("impetusd.core.redact",),
     "impetusd.shim": ("impetusd.shim", *SHIM_LINUX),
     "impetusd.shim.state": ("impetusd.shim.child", "impetusd.shim.failures"),
-    "impetusd.shim.table": (*SHIM_STATE, *SHIM_LINUX),
+    "impetusd.shim.tableline": (),
+    "impetusd.shim.table": (*SHIM_STATE, "impetusd.shim.tableline", *SHIM_LINUX),
     "impetusd.shim.handover": (*SHIM_STATE, "impetusd.shim.loop", "impetusd.shim.spawn", *SHIM_LINUX),
     "impetusd.shim.orphans": (
         *(*SHIM_STATE, "impetusd.shim.descriptors", "impetusd.shim.table", "impetusd.shim.wire", *SHIM_LINUX),
     ),
     "impetusd.supervisor": (
-        *("impetusd.core", "impetusd.linux", "impetusd.files", "impetusd.shim.wire", "impetusd.supervisor"),
+        *("impetusd.core", "impetusd.linux", "impetusd.files", "impetusd.supervisor"),
+        *("impetusd.shim.tableline", "impetusd.shim.wire"),
         *("impetusd.client.instance", "impetusd.client.ports", "impetusd.probe", "impetusd.traces"),
         # The pages of memory that workers share with each other, and with the supervisor.
         *("impetusd.worker.cells", "impetusd.worker.measures"),
@@ -78,7 +80,7 @@ MAY = {
     ),
     "impetusd.client.reaper": (
         *("impetusd.core.config.location", "impetusd.files.folders", "impetusd.linux.cgroup", "impetusd.linux.proc"),
-        *("impetusd.shim.leftovers", "impetusd.shim.orphans", "impetusd.shim.table"),
+        *("impetusd.shim.leftovers", "impetusd.shim.orphans", "impetusd.shim.table", "impetusd.shim.tableline"),
     ),
     # `impetusd exec` starts a process as the shim does, of what the supervisor would give it.
     "impetusd.client.execute": ("impetusd.core", "impetusd.shim.spawn", "impetusd.supervisor.start.childspec"),

@@ -17,7 +17,7 @@ from waiting import wait_for
 from impetusd.client import reaper
 from impetusd.core.config.location import Paths
 from impetusd.linux import proc
-from impetusd.shim import leftovers, table
+from impetusd.shim import leftovers, table, tableline
 from impetusd.shim.state import ShimState
 
 SH = "/bin/sh"
@@ -59,7 +59,7 @@ def dead(shim):
 
 
 def path_of(shim):
-    return f"{shim.paths['run_dir']}/{table.NAME}"
+    return f"{shim.paths['run_dir']}/{tableline.NAME}"
 
 
 def paths_of(shim):
@@ -317,14 +317,14 @@ def test_a_folder_that_is_removed_again_and_again_is_watched_each_time(tmp_path,
     written = table.Table(str(folder), str(tmp_path))
     written.write(held)
     for _ in range(3):
-        os.unlink(table.path_in(str(folder)))
+        os.unlink(tableline.path_in(str(folder)))
         written.noticed()
         folder.rmdir()
         for _ in range(3):
             written.write(held)
             written.noticed()
         written.write(held)
-        assert (written.due, os.path.exists(table.path_in(str(folder)))) == (math.inf, True)
+        assert (written.due, os.path.exists(tableline.path_in(str(folder)))) == (math.inf, True)
     written.close()
 
 
@@ -333,7 +333,7 @@ def test_a_folder_that_goes_while_the_table_is_made_is_made_once_more(tmp_path, 
     written = table.Table(str(folder), str(tmp_path))
 
     def gone_before(source, target):
-        if target == table.path_in(str(folder)):
+        if target == tableline.path_in(str(folder)):
             monkeypatch.setattr(os, "rename", rename)
             shutil.rmtree(folder)
         rename(source, target)
@@ -354,7 +354,7 @@ def test_what_is_told_late_of_a_damaged_table_does_not_count_against_the_one_tha
     held = nothing_held()
     written = table.Table(str(tmp_path), str(tmp_path))
     written.write(held)
-    path = table.path_in(str(tmp_path))
+    path = tableline.path_in(str(tmp_path))
     wait_for(lambda: touched(tmp_path / "clock") > os.stat(path).st_mtime_ns, "the next tick")
     for _ in range(2):
         damage(path)
@@ -434,7 +434,7 @@ class TestTheFileItself:
     """What is read of a table."""
 
     def found(self, folder, *told):
-        (folder / table.NAME).write_text("".join(f"{json.dumps(line)}\n" for line in told))
+        (folder / tableline.NAME).write_text("".join(f"{json.dumps(line)}\n" for line in told))
         return table.examine(str(folder), str(folder))
 
     def test_what_a_newer_version_says_besides_means_nothing(self, tmp_path):

@@ -15,7 +15,7 @@ from shim_harness import Shim, header, lines, read, runs, state
 from waiting import wait_for
 
 from impetusd.linux import proc
-from impetusd.shim import leftovers, orphans, table
+from impetusd.shim import leftovers, orphans, table, tableline
 from impetusd.shim.child import Child
 from impetusd.shim.state import ShimState
 from impetusd.shim.strays import Strays
@@ -53,7 +53,7 @@ def edited(shim, change, written=None):
     """Kill both, change what the table says (as if it had been `written` then), and start the next."""
     shim.echo()
     dead(shim)
-    path = f"{shim.paths['run_dir']}/{table.NAME}"
+    path = f"{shim.paths['run_dir']}/{tableline.NAME}"
     told = table.read(shim.paths["run_dir"], shim.paths["state_dir"])
     change(told)
     with open(path, "w", encoding="ascii") as file:
@@ -310,16 +310,16 @@ def test_a_second_shim_still_ends_at_once(shim):
 
 
 def test_after_an_orderly_end_there_is_no_table(shim):
-    assert os.stat(f"{shim.paths['run_dir']}/{table.NAME}").st_mode & 0o777 == 0o600
+    assert os.stat(f"{shim.paths['run_dir']}/{tableline.NAME}").st_mode & 0o777 == 0o600
     shim.say({"op": "quit"})
     shim.supervisor.leave()
     assert shim.process.wait(30) == 0
-    assert not os.path.exists(f"{shim.paths['run_dir']}/{table.NAME}")
+    assert not os.path.exists(f"{shim.paths['run_dir']}/{tableline.NAME}")
 
 
 def test_a_table_that_was_removed_is_made_again():
     with Shim(setup="table.AGAIN = 0.0") as shim:
-        path = f"{shim.paths['run_dir']}/{table.NAME}"
+        path = f"{shim.paths['run_dir']}/{tableline.NAME}"
         _, pid = shim.started("/bin/sleep", "1000")
         os.unlink(path)
         shim.say({"op": "beat"})
@@ -329,7 +329,7 @@ def test_a_table_that_was_removed_is_made_again():
 
 def test_a_table_that_cannot_be_written_is_told_once_and_made_later():
     with Shim(setup="table.AGAIN = 0.0\ntable.GROWTH = 0") as shim:
-        path = f"{shim.paths['run_dir']}/{table.NAME}"
+        path = f"{shim.paths['run_dir']}/{tableline.NAME}"
         os.mkdir(f"{path}.new")  # in the way
         for text in ("x" * 100_000, "y"):  # the first is written, and so large that the second begins the table anew
             shim.say({"op": "put", "key": "a", "blob": text})
@@ -357,7 +357,7 @@ def test_a_file_cut_off_anywhere_tells_of_whole_rounds_only(tmp_path):
     whole = "".join(json.dumps(line) + "\n" for line in (first, *news)).encode()
     told = []
     for size in range(len(whole) + 1):
-        (tmp_path / table.NAME).write_bytes(whole[:size])
+        (tmp_path / tableline.NAME).write_bytes(whole[:size])
         found = table.read(str(tmp_path), str(tmp_path))
         told.append(None if found is None else found["blobs"])
     assert [each for at, each in enumerate(told) if at == 0 or each != told[at - 1]] == [
@@ -367,6 +367,13 @@ def test_a_file_cut_off_anywhere_tells_of_whole_rounds_only(tmp_path):
         {"a": "2", "n2": "x"},
         {"a": "3", "n3": "x"},
     ]
+
+
+@pytest.mark.parametrize("cut", [b"", b'{"blobs": {"a": "1'])
+def test_what_a_supervisor_adds_follows_the_last_whole_line(tmp_path, cut):
+    (tmp_path / tableline.NAME).write_bytes(json.dumps(header(tmp_path, blobs={"a": "0"})).encode() + b"\n" + cut)
+    tableline.add(str(tmp_path), {"blobs": {"b": "2"}})
+    assert table.read(str(tmp_path), str(tmp_path))["blobs"] == {"a": "0", "b": "2"}
 
 
 def test_who_has_the_pid_of_one_that_was_reaped_is_none_of_its_tree():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 import census
+import pytest
 from instance import Instance, program, wait_for
 
 from impetusd.core.reasons import because
@@ -98,3 +100,28 @@ def test_a_program_that_waits_is_ready_across_a_killed_supervisor(impetusd: Inst
     after = impetusd.settle()
     assert after["p"].pid == pid
     assert after["p"].restarts == 0
+
+
+@pytest.mark.parametrize("command", ["start", "run"])
+def test_what_was_ready_before_its_shim_knew_stays_so(impetusd: Instance, command: str) -> None:
+    """The supervisor heard it, the shim was killed before it read that, and nobody says READY=1 twice."""
+    gate = impetusd.root / "gate"
+    impetusd.write(
+        f"[program:p]\ncommand = {program('tell_ready', 'when', gate)}\nwait_ready = yes\nlisten_timeout = 5s\n"
+    )
+    starting = impetusd.popen(command)
+    impetusd.wait_state_of_daemon("p", "STARTING")
+    wait_for(lambda: impetusd.status()["p"].pid, "its process")
+    before = impetusd.status()
+    impetusd.kill(before.shim, signal.SIGSTOP)
+    gate.touch()
+    impetusd.wait_state("p", "RUNNING")
+    impetusd.kill(before.shim)
+    if command == "run":  # who has started that starts it again
+        impetusd.finish(starting, -signal.SIGKILL)
+        impetusd.run("start")
+    else:
+        impetusd.finish(starting)
+    after = impetusd.settle(lambda now: now.shim != before.shim)
+    assert after["p"].pid == before["p"].pid
+    assert (after["p"].state, after["p"].restarts) == ("RUNNING", 0)

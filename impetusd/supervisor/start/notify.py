@@ -4,7 +4,8 @@ The kernel identifies the sender (SCM_CREDENTIALS), not the message. It counts f
 comes from the slot's main process or from a descendant of that: wrappers and helpers notify for their program.
 
 Programs send READY=1 only once, so none may be lost with a supervisor that dies: a message stays in the socket, which
-the shim holds, until its effect is stored in the shim. The next supervisor may hear one again, which changes nothing.
+the shim holds, until its effect is stored in the shim; where that was killed, `early` is. The next supervisor may hear one
+again, which changes nothing.
 
 Any process that may write to a socket may flood it. So a message has a size and each socket a share of the processor,
 beyond which its messages wait: the cost of a flood is bounded, and it delays only users of the same socket.
@@ -20,7 +21,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from impetusd.linux.processes import stat
 from impetusd.supervisor.budget import Budget
@@ -127,6 +128,13 @@ class Notify:
         self._early = deque(left if self._expects() else (), maxlen=MOST_EARLY)
         if len(self._early) < waiting:
             self._remember()
+
+    def early(self, ready: Iterable[int]) -> dict[str, str]:
+        """What the next supervisor is to hear first, as the shim keeps it, where the shim was killed: it had our messages, but
+        maybe did not carry out the last ones. `ready`: the pids of all that is ready, the latest last.
+        """
+        heard = [([pid], {"READY": "1"}) for pid in ready]
+        return {EARLY: json.dumps([*self._early, *heard][-MOST_EARLY:])}
 
     def _readable(self, source: _Source) -> None:
         begun = time.thread_time()
