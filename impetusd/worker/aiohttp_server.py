@@ -48,6 +48,7 @@ class AiohttpServer(Server):
         self._websockets = WebSockets()
         self._runner: web.AppRunner | None = None
         self._acceptor: Acceptor | None = None
+        self._connections: Connections | None = None
         self._of_probes: web.Server | None = None
         self._probes: Probes | None = None
 
@@ -78,7 +79,7 @@ class AiohttpServer(Server):
         server = self._runner.server
         assert server is not None
         self._acceptor = Acceptor(self.page, server, lambda: len(server.connections), self._runner.app.get(TLS))
-        _when_left(server, self._acceptor.left)
+        self._connections = Connections(server, self._acceptor)
         self._acceptor.begin(sockets)
 
     def announce_drain(self) -> None:
@@ -92,8 +93,8 @@ class AiohttpServer(Server):
         self._drain.hurry()
 
     async def drain(self, seconds: float, queues: Sequence[socket.socket]) -> int:
-        if self._runner is not None and self._runner.server is not None:
-            await self._drain.run(Connections(self._runner.server, self._acceptor), seconds, queues)
+        if self._connections is not None:
+            await self._drain.run(self._connections, seconds, queues)
         return self._drain.cut
 
     async def close(self) -> None:
@@ -114,13 +115,17 @@ SERVER = AiohttpServer
 
 
 class Connections:
-    """The connections of aiohttp's server, for its drain."""
+    """The connections of aiohttp's server, for its drain; made before the first of them, so that none leaves unseen."""
 
-    def __init__(self, server: web.Server, acceptor: Acceptor | None) -> None:
+    def __init__(self, server: web.Server, acceptor: Acceptor) -> None:
         self._server = server
         self._acceptor = acceptor
         self._left = asyncio.Event()
-        _when_left(server, self._left.set)
+        _when_left(server, self._has_left)
+
+    def _has_left(self) -> None:
+        self._left.set()
+        self._acceptor.left()
 
     def open(self) -> Collection[web.RequestHandler]:
         return self._server.connections
@@ -136,8 +141,7 @@ class Connections:
         return self._server()
 
     def stop_accepting(self) -> None:
-        if self._acceptor is not None:
-            self._acceptor.stop()
+        self._acceptor.stop()
 
     def close_after_each_answer(self, hurried: asyncio.Event) -> None:
         # Not by an on_response_prepare handler, which every request of the worker's life would pay for. aiohttp calls

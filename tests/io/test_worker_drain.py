@@ -111,6 +111,19 @@ def test_a_handler_whose_client_has_gone_is_waited_for(served):
         assert worker.text("out").endswith("slow has ended\ncontext left\n")
 
 
+def test_one_whose_client_had_gone_before_the_drain_is_waited_for_and_no_longer(served, tmp_path):
+    may_end = tmp_path / "may_end"
+    with Pool(**served) as pool:
+        worker = pool.run().serve()
+        with pool.client() as client:
+            client.send(f"/until?{may_end}")
+            worker.until_written("until has begun")
+        assert pool.get() == str(worker.pid)  # by then it knows that the client has gone, and no other is left
+        _draining(worker)
+        may_end.touch()
+        assert worker.wait() == 0
+
+
 def test_connections_that_nobody_ends_are_closed_at_drain_timeout(served):
     with Pool(drain_timeout=0.2, **served) as pool, pool.client() as client, pool.client() as busy:
         worker = pool.run().serve()

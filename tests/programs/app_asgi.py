@@ -78,6 +78,13 @@ async def slow(scope, receive, send):
     await answer(send, "slow", headers=[(b"connection", b"keep-alive")])
 
 
+async def until(scope, receive, send):
+    print("until has begun", flush=True)
+    while not os.path.exists(scope["query_string"].decode()):  # noqa: ASYNC110 # nobody of this process makes it
+        await asyncio.sleep(0.01)
+    await answer(send, "until")
+
+
 async def release(scope, receive, send):
     RELEASED.set()
     await answer(send, "released")
@@ -139,5 +146,6 @@ async def seen(scope, receive, send):
 
 
 HANDLERS = {
-    f"/{each.__name__}": each for each in (slow, release, stream, sse, upload, ready, broken, bug, hang, block, seen)
+    f"/{each.__name__}": each
+    for each in (slow, until, release, stream, sse, upload, ready, broken, bug, hang, block, seen)
 } | {"/": hello}

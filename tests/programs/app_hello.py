@@ -34,6 +34,14 @@ async def slow(request: web.Request) -> web.Response:
     return web.Response(text="slow")
 
 
+async def until(request: web.Request) -> web.Response:
+    """Answers when the file that the query names is there."""
+    print("until has begun", flush=True)
+    while not os.path.exists(request.query_string):  # noqa: ASYNC110 # nobody of this process makes it
+        await asyncio.sleep(0.01)
+    return web.Response(text="until")
+
+
 async def release(request: web.Request) -> web.Response:
     request.app["released"].set()
     return web.Response(text="released")
@@ -163,6 +171,7 @@ async def marks(app: web.Application):
 
 _HANDLERS = (
     slow,
+    until,
     release,
     stream,
     numbers,
