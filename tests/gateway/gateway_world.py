@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import os
 import time
@@ -13,14 +14,14 @@ from unittest.mock import patch
 import aiohttp
 from aiohttp import web
 from supervisor_world import in_a_folder
-from waiting import until
+from waiting import PATIENCE, until
 
 from impetusd.client import async_control
 from impetusd.client.async_control import AsyncControl
 from impetusd.client.control import ControlError
 from impetusd.core import protocol
 from impetusd.core.stream import Mirror
-from impetusd.gateway import accessfile, guard, passwords, tokens
+from impetusd.gateway import access, accessfile, guard, login, passwords, tokens
 from impetusd.gateway.accessfile import Token
 from impetusd.gateway.app import assembled
 from impetusd.gateway.keys import BACKEND
@@ -53,6 +54,7 @@ class OverSocket:
         self.live = False
         self._queues = []
         self.asked = []
+        self.heard = collections.Counter()  # answers to what is followed, by slot
         self.dry = False  # nothing is carried out
 
     async def run(self):
@@ -75,6 +77,7 @@ class OverSocket:
         if not protocol.may(caller.role, method) or self.dry:
             raise ControlError(f"{method} is not carried out")
         async for part in self._control.follow(method, params):
+            self.heard[params.get("name")] += 1
             yield part
 
     async def call(self, method, params, caller=None, progress=None):
@@ -180,5 +183,13 @@ def run(scenario, ini=INI, **how):
             async with asyncio.timeout(240), serving(life, **how) as gateway:
                 await scenario(gateway)
 
-        with patch.object(passwords, "_N", 4):  # what a password costs is not of interest here: 76 ms, each time
+        with contextlib.ExitStack() as stack:
+            for where, name, value in (
+                (passwords, "_N", 4),  # what a password costs is not of interest here: 76 ms, each time
+                (access, "WITHIN", PATIENCE),
+                (accessfile, "LOCKED", PATIENCE),
+                (login, "WITHIN", PATIENCE),
+                (login, "EACH", 1e6),  # no failed login is forgotten, however long the others take
+            ):
+                stack.enter_context(patch.object(where, name, value))
             shim.live(live)

@@ -13,6 +13,7 @@ import time
 
 import pytest
 from fake_supervisor import PONG, FakeSupervisor, paths_in
+from waiting import PATIENCE
 
 from impetusd.cli import main
 from impetusd.gateway import accessfile, passwords, tokens
@@ -151,7 +152,8 @@ class TestLink:
 
 
 class TestFile:
-    def test_two_that_change_it_at_once_both_do(self, tmp_path):
+    def test_two_that_change_it_at_once_both_do(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(accessfile, "LOCKED", PATIENCE)  # of twenty who write to the disk, one is the last
         folder = str(tmp_path)
 
         def add(name):

@@ -11,7 +11,7 @@ import ssl
 import pytest
 from gateway_world import run, serving
 from own_certificate import own_certificate
-from waiting import until
+from waiting import PATIENCE, until
 
 from impetusd.core.protocol import ROLES
 from impetusd.gateway import overviews, remotes
@@ -29,6 +29,12 @@ def snapshot(*rows, version="1.2.3", live=True):
 
 def incidents(*cards):
     return json.dumps({"incidents": [{**CARD, **card} for card in cards]}).encode()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    monkeypatch.setattr(remotes, "WITHIN", PATIENCE)
+    monkeypatch.setattr(remotes, "LOOKED_UP", PATIENCE)
 
 
 class TestReading:

@@ -141,7 +141,7 @@ def test_what_slots_write_that_appear_later_comes_too():
             write(gateway, "b-3-out.log", "as it starts\n")  # before anybody can follow it
             await scale(4)
             assert await line() == ("b:3", "out", "starts")
-            await until(lambda: followed.total == 4, "all of them")
+            await until(lambda: followed.total == 4 and gateway.backend.heard["b:2"], "the end of what was there")
             write(gateway, "b-2-out.log", "new\n")
             assert await line() == ("b:2", "out", "new")
             # It goes and comes back, and another supervisor is asked meanwhile.
