@@ -102,8 +102,9 @@ class Browser:
                 waiting.set_result(said)
             elif "method" in said and "sessionId" in said and self._tab is not None:
                 self._tab.heard(said["method"], said["params"])
-        for waiting in self._waiting.values():
-            waiting.cancel()
+        for waiting in self._waiting.values():  # those of Browser.close may be, too
+            if not waiting.done():
+                waiting.set_exception(ConnectionError("chromium has ended"))
 
     async def send(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
         """One command of the protocol; its result."""
@@ -188,6 +189,7 @@ class Tab:
         await self.until("location.href === 'about:blank'")
         await self.send("Storage.clearDataForOrigin", origin=origin, storageTypes="local_storage")
         await self.send("Network.clearBrowserCookies")
+        await self.send("Network.setBlockedURLs", urls=[])
 
     async def goto(self, url: str) -> None:
         await self.send("Page.navigate", url=url)

@@ -140,7 +140,8 @@ class World:
         self.incidents: list[dict[str, Any]] = []
         self.snapshot_may_come = asyncio.Event()
         self.snapshot_may_come.set()
-        self.listeners: set[asyncio.Queue[tuple[str, str, Any]]] = set()
+        self.listeners: set[asyncio.Queue[tuple[str, str, Any]]] = set()  # of the stream
+        self.readers: set[asyncio.Queue[tuple[str, str, Any]]] = set()  # of logs
         self.asked: list[tuple[str, str, Any]] = []  # method, path and body of what was asked for
         self.silences: list[dict[str, Any]] = []
         self.undelivered = 0
@@ -838,7 +839,7 @@ async def logs(request: web.Request) -> web.Response:
 @ROUTES.get("/api/v1/logs/stream")
 async def following(request: web.Request) -> web.StreamResponse:
     world = request.app[WORLD]
-    return await events(request, [], world.__dict__.setdefault("readers", set()))
+    return await events(request, [], world.readers)
 
 
 @ROUTES.get("/api/v1/logs/search")
@@ -887,7 +888,7 @@ async def served(world: World, port: int = 0) -> Any:
         host, found = runner.addresses[0][:2]
         yield f"http://{host}:{found}/"
     finally:
-        for listener in [*world.listeners, *world.__dict__.get("readers", ())]:
+        for listener in [*world.listeners, *world.readers]:
             listener.put_nowait(("close", "", None))
         await runner.cleanup()
 

@@ -119,6 +119,10 @@ class Page:
     def type(self, text: str) -> None:
         self.loop.run(self.tab.type(text))
 
+    def follow(self) -> None:
+        """Until it reads the stream: it is "live" by the state of all, which comes before that."""
+        self.loop.run(until(lambda: self.world.listeners, "the page to read the stream"))
+
     def first_stream(self) -> str:
         """What was asked for when the stream was opened first."""
 
@@ -448,6 +452,7 @@ def test_the_stream_ends_while_nobody_looks_and_goes_on_where_it_ended(page):
 def test_a_stream_that_broke_is_said_to_be_stale_and_comes_back(page):
     page.open()
     page.says("live", ".top .live")
+    page.follow()
     page.world.say("lost", {"at": 0, "why": "the supervisor does not answer"})
     page.says("stale", ".top .live")
     page.world.say("resumed", {})
@@ -468,7 +473,7 @@ def test_the_keyboard_goes_everywhere(page):
     page.press("Enter")
     page.until("location.hash === '#/unit/web'")
     page.says("Configuration", "main")
-    assert page.run("document.activeElement.id") == "main"
+    page.until("document.activeElement.id === 'main'")  # a moment after it is drawn
     page.press("?")
     page.says("previous", "dialog")
     page.press("Escape")
@@ -630,6 +635,7 @@ def test_a_login_link_is_used_whoever_is_logged_in(page):
 def test_nothing_of_a_login_that_has_ended_is_left_for_the_next(page):
     page.open("#/timers", ".timers")
     page.there(".top .live.good")
+    page.follow()
     page.world.logged_in = False
     page.world.say("close", None)
     page.there("form.login")
@@ -647,11 +653,13 @@ def test_nothing_of_a_login_that_has_ended_is_left_for_the_next(page):
 def test_charts_show_the_ceiling_and_a_drag_selects_a_window(page):
     page.open("#/unit/web", ".u-over")
     page.until("document.querySelectorAll('.u-over').length === 6")
-    box = page.run(
-        "(() => { const found = document.querySelector('.u-over'); found.scrollIntoView({block: 'center'}); const box = found.getBoundingClientRect(); return [box.x, box.y, box.width]; })()"
-    )
-    page.loop.run(page.tab.drag((box[0] + box[2] * 0.2, box[1] + 40), (box[0] + box[2] * 0.6, box[1] + 44)))
-    page.there(".window")
+    while not page.run("document.querySelector('.window')?.innerText"):  # a chart may be drawn anew under the mouse
+        page.there(".u-over")
+        box = page.run(
+            "(() => { const found = document.querySelector('.u-over'); found.scrollIntoView({block: 'center'}); const box = found.getBoundingClientRect(); return [box.x, box.y, box.width]; })()"
+        )
+        page.loop.run(page.tab.drag((box[0] + box[2] * 0.2, box[1] + 40), (box[0] + box[2] * 0.6, box[1] + 44)))
+        page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     where = page.run("[...document.querySelectorAll('.window a')].map((each) => each.hash)")
     assert where[0].startswith("#/logs?unit=web&from=")
     assert where[1].startswith("#/audit?unit=web&from=")
@@ -663,6 +671,7 @@ def test_exits_are_shown_with_what_was_written_last_and_secrets_are_not(page):
     page.open("#/unit/search", "#exits")
     page.says("IndexLocked: cannot open index", "main")
     page.open("#/unit/web", "#env")
+    page.says("web", ".headline h1")  # the page before has an environment, too
     assert "SECRET_KEY" not in page.text("main")
     page.button("Show, with secrets hidden")
     page.says("SECRET_KEY", "main")
@@ -693,7 +702,7 @@ def test_following_pauses_when_one_scrolls_and_goes_on_on_request(page):
     page.open("#/logs", ".line")
     at_end = "(() => { const box = document.querySelector('.lines'); return box.scrollTop + box.clientHeight >= box.scrollHeight - 40; })()"
     page.until(at_end)
-    readers = page.world.__dict__["readers"]
+    readers = page.world.readers
 
     def write(text: str) -> None:
         for reader in readers:
