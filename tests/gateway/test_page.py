@@ -632,6 +632,14 @@ def test_a_login_link_is_used_whoever_is_logged_in(page):
     assert page.asked("POST") == [("login", {"code": "first"}), ("login", {"code": "second"})]
 
 
+def test_a_login_link_is_used_where_the_form_is_shown_already(page):
+    page.world.logged_in = False
+    page.open("#/", "form.login")
+    page.run("location.hash = '#/login?code=one-time-code'")
+    page.there(".overview .slots")
+    assert page.asked("POST") == [("login", {"code": "one-time-code"})]
+
+
 def test_nothing_of_a_login_that_has_ended_is_left_for_the_next(page):
     page.open("#/timers", ".timers")
     page.there(".top .live.good")

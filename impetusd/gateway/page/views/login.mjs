@@ -20,12 +20,12 @@ export default function Login() {
     }
     busy.value = false;
   };
+  const code = route.value.query.get("code"); // also of a link that is opened where this form is shown already
   useEffect(() => {
-    const code = route.peek().query.get("code");
     if (!code) return;
     refine({ code: null });
     login({ code });
-  }, []);
+  }, [code]);
   const submit = (event) => {
     event.preventDefault();
     login(Object.fromEntries(new FormData(event.target)));
