@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 from server import Postgres, run
+from waiting import PATIENCE
 
+from impetus_service.kit import audit, db, logs
 from impetus_service.kit.migrate import migrate
 from impetus_service.schema import shipped
 from impetusd.postgres.main import SUPERUSER
@@ -48,6 +50,19 @@ def _server() -> Iterator[Postgres]:
 @pytest.fixture(autouse=True)
 def _spool(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("AUDIT_SPOOL_DIR", str(tmp_path / "spool"))
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch) -> None:
+    """A server, or a thread, that stands still for a while is not what a test is about, unless it says so."""
+    monkeypatch.setenv("DB_TIMEOUT_MS", str(int(PATIENCE * 1000)))
+    for where, name in (
+        (db, "ACQUIRE_TIMEOUT"),
+        (db, "CONNECT_TIMEOUT"),
+        (audit, "LAST_ATTEMPT"),
+        (logs, "_LAST_WORDS"),
+    ):
+        monkeypatch.setattr(where, name, PATIENCE)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -71,11 +72,13 @@ class Postgres:
             process = self.spawn(*options)
             for _ in range(DEADLINE * 20):
                 with contextlib.suppress(TimeoutError):
-                    message, ancillary, _, _ = notify.recvmsg(100, 100)
+                    # Its sender stays until it is read.
+                    message, ancillary, _, _ = notify.recvmsg(100, 100, socket.MSG_PEEK)
                     assert message == b"READY=1"
                     pid = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
                     stat = Path(f"/proc/{pid}/stat").read_text()
                     self.ready = (pid, int(stat.rpartition(")")[2].split()[1]))
+                    notify.recv(100)
                     return
                 assert process.poll() is None, self.log.read_text()
         raise AssertionError(self.log.read_text())
@@ -107,7 +110,12 @@ class Postgres:
                 self.stop(signal.SIGQUIT)  # at once, without a checkpoint
             except subprocess.TimeoutExpired:
                 self.stop(signal.SIGKILL)
-        for pid in self.processes() if self.data.exists() else []:
+        wait_for(self._none_left, "what was left to be killed")
+        shutil.rmtree(self.root)
+
+    def _none_left(self) -> bool:
+        left = self.processes() if self.data.exists() else []
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.root)
+        return not left
