@@ -25,12 +25,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served import Person, served
 from server import run
-from waiting import until
+from waiting import PATIENCE, until
 
 from impetus_service import job_kinds
 from impetus_service.app import APIS
 from impetus_service.job_kinds import KINDS, ReportJob
-from impetus_service.kit import job_files, job_worker, logs, outgoing
+from impetus_service.kit import health, job_files, job_worker, logs, outgoing
 from impetus_service.kit.job_kinds import Run
 from impetus_service.kit.job_worker import Worker, delay_before
 from impetus_service.kit.validation import from_builtins
@@ -58,7 +58,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 @asynccontextmanager
 async def working(**settings: Any) -> AsyncIterator[Worker]:
     """A job worker in this process, with the settings of the environment."""
-    given = Settings.from_environment({**os.environ, "JOB_HEARTBEAT_S": "2", **settings})
+    given = Settings.from_environment({**os.environ, "JOB_HEARTBEAT_S": "60", **settings})
     worker = Worker(given, shipped(), KINDS)
     running = asyncio.create_task(worker.run())
     try:
@@ -447,7 +447,7 @@ def worker_process(database: str, **environment: str) -> Iterator[subprocess.Pop
 def test_the_job_of_a_killed_worker_is_finished_by_another(database, folder):
     async def main() -> None:
         async with FakeProvider() as provider:
-            names = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": KEY, "JOB_HEARTBEAT_S": "1"}
+            names = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": KEY, "JOB_HEARTBEAT_S": "60"}
             provider.next = [provider.hang]
             async with served(database, **names) as service:
                 admin = await service.administrator()
@@ -455,6 +455,11 @@ def test_the_job_of_a_killed_worker_is_finished_by_another(database, folder):
                 with worker_process(database, **names) as process:
                     await until(lambda: len(provider.seen) == 1)
                     process.kill()
+                    await asyncio.to_thread(process.wait)
+                    connection = await asyncpg.connect(database)
+                    silent = await connection.execute("UPDATE pgqueuer SET heartbeat = now() - interval '61 s'")
+                    await connection.close()
+                    assert silent == "UPDATE 1"
                     async with working(**names):
                         done = await ended(admin, job)
                         assert (done["state"], done["attempt"]) == ("succeeded", 2)
@@ -595,7 +600,9 @@ def test_what_the_queue_has_lost_is_handed_out_again(database, folder):
     run(main())
 
 
-def test_health_tells_the_backlog(database):
+def test_health_tells_the_backlog(database, monkeypatch):
+    monkeypatch.setattr(health, "PARTS_TIMEOUT", PATIENCE)
+
     async def main() -> None:
         async with served(database) as service:
             admin = await service.administrator()
