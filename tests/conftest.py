@@ -17,6 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No wall clock in a verdict: how long an example takes says what else the machine does.
+settings.register_profile("impetusd", deadline=None)
+settings.load_profile("impetusd")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -253,7 +253,11 @@ def test_a_stream_that_fails_in_its_midst_is_told_in_it(database, misbehaviour, 
 def test_after_so_many_failures_the_provider_is_left_alone(database):
     async def main() -> None:
         failing = [fake.status(500)] * 2
-        async with chatting(database, *failing, HTTP_BREAKER_FAILURES="2") as (admin, provider, _):
+        async with chatting(database, *failing, HTTP_BREAKER_FAILURES="2", HTTP_BREAKER_OPEN_MS="3600000") as (
+            admin,
+            provider,
+            _,
+        ):
             for _ in range(4):
                 status, _ = await admin("POST", "/v1/chat/completions", json=HELLO)
                 assert status == 503

@@ -76,7 +76,9 @@ def test_communications_are_found_by_text_kind_author_and_period(database):
                 await write(
                     other if number % 2 else admin, subject=subject, body=body, kind="memo" if number else "note"
                 )
-            move = Query("UPDATE communications SET created_at = '2026-01-31T12:00Z'::timestamptz - id * interval '1 day'")
+            move = Query(
+                "UPDATE communications SET created_at = '2026-01-31T12:00Z'::timestamptz - id * interval '1 day'"
+            )
             await service.app[DATABASE].execute(move)
             assert await subjects(admin) == ["Invoice 100%", "Plan", "Árvore", "end"]
             assert await subjects(admin, "text=invoice") == ["Invoice 100%", "Plan"]

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch, caplog):
     for name in ("DATABASE_URL", "DB_POOL_MIN", "DB_POOL_MAX", "CACHE_MAX_ENTRIES", "LOG_LEVEL", "IMPETUSD_NAME"):

@@ -24,7 +24,7 @@ async def asked(handler, *options):
     application.router.add_get("/health", handler)
     async with TestServer(application) as server:
         host = f"127.0.0.1:{server.port}"
-        arguments = ["health-check", host, *options]
+        arguments = ["health-check", host, "--timeout", "60", *options]
         result = await asyncio.to_thread(CliRunner().invoke, command.main, arguments)
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result.exit_code, result.stdout, host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from impetus_service.kit.outgoing import LONGEST_PAUSE, Answer, Outgoing, Unavai
 from impetus_service.kit.request_id import HEADER, REQUEST_ID
 from impetus_service.settings import Settings
 
-SETTINGS = Settings("postgresql:///x", http_timeout_ms=5000, http_total_ms=20_000, http_breaker_failures=100)
+SETTINGS = Settings("postgresql:///x", http_timeout_ms=60_000, http_total_ms=240_000, http_breaker_failures=100)
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,13 @@ def test_a_post_is_sent_once_unless_it_has_an_idempotency_key(failure):
 
 def test_a_post_that_could_not_be_sent_is_tried_again():
     async def main() -> None:
-        port = unused_port()
+        with socket.socket() as held:  # nobody else gets the port meanwhile
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("127.0.0.1", 0))
+            port = held.getsockname()[1]
+            await asked_before_it_listens(port)
+
+    async def asked_before_it_listens(port: int) -> None:
         async with asking(http_retries=100) as (client, _):
             asked = asyncio.create_task(client.request("POST", f"http://127.0.0.1:{port}/"))
             await until(client.breakers)
@@ -141,12 +148,14 @@ def test_the_last_answer_is_given_when_no_attempt_is_left():
 
 def test_an_attempt_that_hangs_ends_and_hangs_up():
     async def main() -> None:
-        never = asyncio.Event()
-        async with asking(never, http_timeout_ms=50, http_retries=0) as (client, target):
-            with pytest.raises(Unavailable, match=r"did not respond within 0\.05 s"):
-                await client.request("GET", target.url)
+        async with asking(*[asyncio.Event()] * 1000, http_timeout_ms=50, http_retries=0) as (client, target):
+            asked = 0
+            while not target.asked:  # one may have ended before it came to its target
+                with pytest.raises(Unavailable, match=r"did not respond within 0\.05 s"):
+                    await client.request("GET", target.url)
+                asked += 1
             await asyncio.wait_for(target.cancelled.wait(), 60)
-            assert target.asked == 1
+            assert target.asked <= asked
 
     run(main())
 
@@ -159,9 +168,12 @@ def test_a_target_that_hangs_is_asked_once_and_as_often_again_as_there_are_retri
         hanging = [asyncio.Event() for _ in range(retries + 1)]
         settings = {"http_timeout_ms": 300, "http_total_ms": 0, "http_retries": retries}
         async with asking(*hanging, **settings) as (client, target):
+            attempts, send = [], client._send
+            client._send = lambda *how: attempts.append(how) or send(*how)
             with pytest.raises(Unavailable, match=r"did not respond within 0\.3 s"):
                 await client.request("GET", target.url)
-            assert target.asked == retries + 1
+            assert len(attempts) == retries + 1
+            assert target.asked <= retries + 1  # one may have ended before it came to its target
 
     run(main())
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ from impetusd.postgres.temporary import NotStarted, temporary_server
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A free one that nobody else gets: it is bound, and the server may listen there all the same."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def ask(server: Postgres, sql: str, user: str = "impetus") -> Any:
@@ -78,8 +83,7 @@ def test_listens_on_the_unix_socket_only(shared_postgres):
     assert ask(shared_postgres, "SHOW listen_addresses") == ""
 
 
-def test_on_a_port_the_role_needs_its_password_which_each_start_sets(postgres):
-    port = free_port()
+def test_on_a_port_the_role_needs_its_password_which_each_start_sets(postgres, port):
     secret = postgres.root / "secret"
 
     def over_tcp(password: str) -> Any:

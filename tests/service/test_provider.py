@@ -125,7 +125,8 @@ def test_a_slow_provider_has_the_whole_time_in_one_attempt():
                 server.next = [server.hang]
                 with pytest.raises(ProviderError, match=r"did not respond within 0\.[01]\d* s") as failure:
                     await getattr(client, ask)(HELLO if ask == "complete" else {"input": "a"})
-                assert (failure.value.status, len(server.seen)) == (503, 1)
+                assert failure.value.status == 503
+                assert len(server.seen) <= 1  # none, if it ended before it came to the provider
             async with providing(fake.status(500), fake.status(429), fake.cut, **settings) as (client, server):
                 await getattr(client, ask)(HELLO if ask == "complete" else {"input": "a"})
                 assert len(server.seen) == 4
@@ -176,12 +177,13 @@ def test_a_busy_provider_is_asked_again_when_it_says_so():
 def test_a_stream_that_fails_in_the_midst_has_given_what_there_was(misbehaviour):
     async def main() -> None:
         hangs = misbehaviour is FakeProvider.hang_in_the_midst
-        async with providing(openai_timeout_ms=100 if hangs else 5000) as (client, server):
-            server.next = [server.hang_in_the_midst if hangs else misbehaviour]
+        async with providing(openai_timeout_ms=100 if hangs else 60_000) as (client, server):
             got = []
-            with pytest.raises(ProviderError):
-                async for data in client.events(HELLO):
-                    got.append(data)  # noqa: PERF401 - what came before the failure is the point
+            while not got:  # the silence may have begun before the first of it came
+                server.next = [server.hang_in_the_midst if hangs else misbehaviour]
+                with pytest.raises(ProviderError):
+                    async for data in client.events(HELLO):
+                        got.append(data)  # noqa: PERF401 - what came before the failure is the point
             assert [json.loads(data)["choices"][0]["delta"]["content"] for data in got] == ["Good"]
 
     run(main())
