@@ -169,7 +169,7 @@ def freeze_and_kill(stage: Stage) -> set[int]:
     with stage.disk.frozen():
         stage.disk.has_hung(before["supervisor"])
         stage.impetusd.kill(before["supervisor"])
-        wait_for(lambda: stage.supervisor() != before["supervisor"], "the next supervisor", 10.0)
+        wait_for(lambda: stage.supervisor() != before["supervisor"], "the next supervisor", 25.0)
         stage.impetusd.kill(still["pid"])
         _wait_for_another(stage, "still", still["pid"])
     wait_for(lambda: not os.path.exists(f"/proc/{before['supervisor']}"), "the dead one to be reaped")
