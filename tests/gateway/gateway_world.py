@@ -187,6 +187,7 @@ def run(scenario, ini=INI, **how):
             for where, name, value in (
                 (passwords, "_N", 4),  # what a password costs is not of interest here: 76 ms, each time
                 (access, "WITHIN", PATIENCE),
+                (async_control, "ANSWER", PATIENCE),
                 (accessfile, "LOCKED", PATIENCE),
                 (login, "WITHIN", PATIENCE),
                 (login, "EACH", 1e6),  # no failed login is forgotten, however long the others take

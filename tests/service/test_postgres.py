@@ -208,8 +208,23 @@ def test_a_killed_server_whose_backend_still_computes_does_not_hold_up_the_next(
     assert ask(postgres, "SELECT 1") == 1
 
 
+def preparing(server: Postgres) -> str:
+    """The directory of a server whose preparation does not come to its end as long as the process lives that began it."""
+    server.root.chmod(0o755)
+    real = Path(host.find_server(None, str(server.data), account()).bindir)
+    bindir = server.root / "bin"
+    bindir.mkdir()
+    for program in real.iterdir():
+        if program.name != "initdb":
+            (bindir / program.name).symlink_to(program)
+    wait = "while [ -d /proc/$PPID ]; do sleep 0.02; done"
+    (bindir / "initdb").write_text(f'#!/bin/sh\n"{real}/initdb" "$@" && {wait}\n')
+    (bindir / "initdb").chmod(0o755)
+    return str(bindir)
+
+
 def test_killed_in_the_middle_of_its_preparation_it_begins_anew(new_postgres):
-    new_postgres.spawn()
+    new_postgres.spawn("--bindir", preparing(new_postgres))
     new = Path(f"{new_postgres.data}.new")
     run(until((new / "global").exists))
     new_postgres.stop(signal.SIGKILL)
@@ -220,7 +235,7 @@ def test_killed_in_the_middle_of_its_preparation_it_begins_anew(new_postgres):
 
 
 def test_a_stop_during_the_preparation_is_obeyed(new_postgres):
-    new_postgres.spawn()
+    new_postgres.spawn("--bindir", preparing(new_postgres))
     run(until(lambda: Path(f"{new_postgres.data}.new", "global").exists()))
     assert new_postgres.stop(signal.SIGINT) == 0
     assert not new_postgres.data.exists()
