@@ -52,7 +52,8 @@ def pool(port: int, app: str = "app_hello:make", **keys: object) -> str:
     return "".join(f"{key} = {value}\n" for key, value in own.items())
 
 
-control.FIRST_BYTE = PATIENCE  # of what is asked in this process, as it is of what is waited for
+# Of what is asked in this process, as it is of what is waited for.
+control.FIRST_BYTE = control.SOCKET_BACK = PATIENCE
 
 
 @dataclass(frozen=True)
