@@ -9,7 +9,7 @@ from instance import Instance, Row, program, wait_for
 from impetusd.core.reasons import NONE, because
 
 QUICK = "exp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 20ms\nmin_uptime = 5s"
-SLOW = "exp_backoff_restart_delay = 1h\nexp_backoff_max_delay = 1h\nmin_uptime = 5s"
+SLOW = "exp_backoff_restart_delay = 1h\nexp_backoff_max_delay = 1h\nmin_uptime = 5s\nwait_ready = yes"
 
 
 def as_told(instance: Instance, keys: str, *, told: str | None = None) -> tuple[Path, Path]:
@@ -34,6 +34,7 @@ def test_a_program_that_ends_at_once_is_given_up_after_max_restarts(impetusd: In
 [program:bad]
 command = {program("exit_with", 7, "first words", "the reason why")}
 max_restarts = 3
+wait_ready = yes
 {QUICK}
 """)
     failed = impetusd.run("start", code=1)
@@ -45,7 +46,7 @@ max_restarts = 3
     assert (row.want, row.ready, row.pid) == ("up", False, None)
     assert row.tail == ["first words", "the reason why"]
     assert end_of(row) == {"code": 7}
-    assert impetusd.log("bad-error.log").count("the reason why") == 4
+    wait_for(lambda: impetusd.log("bad-error.log").count("the reason why") == 4, "each run's words in the log")
     shown = impetusd.run("status", code=1).out
     assert "bad is FATAL: exit 7; gave up after 3 restarts in 60 s" in shown
 
@@ -59,6 +60,7 @@ def test_twenty_that_fail_at_once_are_each_given_up_and_told_once(impetusd: Inst
 command = {program("exit_as_told", impetusd.root / "told", starts)}
 instances = 20
 max_restarts = 3
+wait_ready = yes
 {QUICK}
 [program:good]
 command = sleep 300
@@ -124,7 +126,7 @@ def test_start_revives_what_was_given_up(impetusd: Instance) -> None:
 
 
 def test_restart_ends_a_backoff_at_once(impetusd: Instance) -> None:
-    told, _ = as_told(impetusd, f"wait_ready = yes\n{SLOW}", told="1")
+    told, _ = as_told(impetusd, SLOW, told="1")
     impetusd.run("start", code=1)
     impetusd.wait_state("p", "BACKOFF")
     told.unlink()

@@ -20,9 +20,11 @@ TWO = "[program:api]\ncommand = sleep 300\n[program:mail]\ncommand = sleep 300\n
 
 def power_cut(impetusd: Instance) -> None:
     """Everything is gone in one instant; the shim first, so that nothing of it is written down. So is all of run_dir: a tmpfs."""
-    for process in sorted(impetusd.members(), key=lambda each: "shim" not in each.command):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+    victims = sorted(impetusd.members(), key=lambda each: "shim" not in each.command)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # else one might start another, which nobody would kill
+        for process in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
     wait_for(lambda: not impetusd.members(), "every process to be gone")
     shutil.rmtree(impetusd.run_dir)
 
@@ -85,8 +87,8 @@ def test_without_any_saved_state_it_comes_up(impetusd: Instance) -> None:
 def test_a_slow_schedule_survives_the_supervisor(impetusd: Instance) -> None:
     """FATAL, tried once every retry_after, told once, and back when what was missing is there."""
     flag = impetusd.root / "there"
-    impetusd.write(  # a shell, for it fails soon also where an interpreter takes a second to start
-        f"[program:api]\ncommand = sh -c 'test -e {flag} && exec sleep 1000'\n"
+    impetusd.write(
+        f"[program:api]\ncommand = sh -c 'test -e {flag} && echo up && exec sleep 1000'\nready = log:up\n"
         "max_restarts = 1\nrestart_window = 2s\nmin_uptime = 2s\nretry_after = 1s\n"
     )
     impetusd.run("start", code=1)

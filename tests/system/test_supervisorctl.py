@@ -121,6 +121,7 @@ command = /no/such
 autostart = no
 [program:ends]
 command = false
+wait_ready = yes
 autostart = no
 [group:x]
 members = b, c
