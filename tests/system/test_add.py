@@ -106,7 +106,9 @@ def test_a_unit_that_others_name_is_not_removed(impetusd: Instance) -> None:
 
 
 def test_one_that_does_not_come_up_stays_and_says_what_to_do(impetusd: Instance) -> None:
-    failed = impetusd.run("add", "--name", "x", "--", "false", code=1)  # an interpreter may take longer than min_uptime
+    # The kernel cannot execute it. What it can may live for longer than min_uptime on a loaded host, and counts as started.
+    impetusd.write("\0", "x.sh").chmod(0o755)
+    failed = impetusd.run("add", "--name", "x", "--", "./x.sh", code=1)
     assert "x was added to" in failed.err
     assert f"impetusd -c {impetusd.conf} remove x" in failed.err
     impetusd.run("remove", "x")
@@ -219,10 +221,10 @@ def test_two_commands_from_an_empty_folder_with_a_fastapi_file(impetusd: Instanc
         assert "all 3 up" in told
         answer = subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True)
         assert answer.stdout == '"hello"'
-        (folder / "main.py").write_text(FASTAPI.replace('"hello"', '"again"'))
+        (folder / "main.py").write_text(FASTAPI.replace('"hello"', '"once again"'))  # a .pyc goes by size and second
         run("reload", "main")
         answer = subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True)
-        assert answer.stdout == '"again"'
+        assert answer.stdout == '"once again"'
         assert (folder / "impetusd.ini").read_text().count("\n") == 5
     finally:
         run("stop")
