@@ -39,6 +39,7 @@ LONG = (
     "system/test_supervisorctl",
     "service/test_jobs",
     "system/test_fault_points",
+    "system/test_health_checks",
     "system/test_alerts",
     "chaos/test_chaos",
     "system/test_survive",

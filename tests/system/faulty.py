@@ -44,7 +44,7 @@ def shim() -> None:
 
     *interpreter, _, _ = supervision.SUPERVISOR
     supervision.SUPERVISOR = (*interpreter, os.path.abspath(__file__), "supervisor")
-    supervision.SILENCE, supervision.DELAYS = 3.0, (0.0,) * 7
+    supervision.SILENCE, supervision.DELAYS = 8.0, (0.0,) * 7  # a loaded host lets one wait, too
     del sys.argv[1:3]
     sys.exit(main.main())
 

@@ -79,8 +79,8 @@ standby = 0
 DATABASE_URL = postgresql://shop@127.0.0.1:{database}/shop
 [health:service]
 http = /health
-interval = 2s
-timeout = 2s
+interval = 6s
+timeout = 6s
 failures = 2
 action = alert
 [pool:slow]
@@ -89,14 +89,14 @@ cwd = {root}
 listen = 127.0.0.1:{ports[2]}
 instances = 1
 standby = 0
-watchdog = 1s
+watchdog = 5s
 max_restarts = 1
 [program:site]
 command = {server}
 [health:site]
 http = http://127.0.0.1:{site}/
-interval = 2s
-timeout = 2s
+interval = 6s
+timeout = 6s
 failures = 1
 """.replace("{fast}", "max_restarts = 3\nexp_backoff_restart_delay = 10ms\n")
 

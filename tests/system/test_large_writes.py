@@ -23,9 +23,9 @@ def test_every_line_of_large_writes_arrives(impetusd: Instance) -> None:
     impetusd.start(f"""
 {in_all_log_modes(cat)}
 [pool:web]
-{pool(ports[0], app="app_prints_at_request:make", watchdog="5s", instances=1)}
+{pool(ports[0], app="app_prints_at_request:make", watchdog="15s", instances=1)}
 [pool:service]
-{pool(ports[1], app="impetus_service.app:create_app", instances=1, watchdog="5s", cwd=impetusd.root)}
+{pool(ports[1], app="impetus_service.app:create_app", instances=1, watchdog="15s", cwd=impetusd.root)}
 [env:service]
 DATABASE_URL = postgresql:///nothing?host={impetusd.root}
 """)

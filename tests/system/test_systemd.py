@@ -42,7 +42,7 @@ class TestStart:
 
     def test_one_that_cannot_come_up_does_not_hold_up_the_others_nor_the_host(self, service: Service) -> None:
         command = program("exit_with", 3)
-        service.start(f"{SLEEPER}[program:bad]\ncommand = {command}\nmax_restarts = 0\n")
+        service.start(f"{SLEEPER}[program:bad]\ncommand = {command}\nwait_ready = yes\nmax_restarts = 0\n")
         assert service.show("ActiveState") == "active"
         assert service.show("StatusText").startswith("1 of 2 up; bad is FATAL: exit 3")
 
@@ -75,7 +75,7 @@ class TestWhatProgramsHave:
 class TestJournal:
     def test_it_has_what_the_daemons_log_has_each_line_with_its_priority(self, service: Service) -> None:
         command = program("exit_with", 3)
-        service.start(f"{SLEEPER}[program:bad]\ncommand = {command}\nmax_restarts = 0\n")
+        service.start(f"{SLEEPER}[program:bad]\ncommand = {command}\nwait_ready = yes\nmax_restarts = 0\n")
 
         def told() -> dict[str, str]:
             return {re.sub(r" \(pid.*?\)", "", line["MESSAGE"]): line["PRIORITY"] for line in service.journal()}
@@ -210,7 +210,7 @@ class TestWhenItDies:
         assert [pid for pid, text in service.host.processes().items() if service.folder in text] == [after["p"].pid]
 
     def test_one_that_hangs_is_noticed_by_the_watchdog_and_replaced(self, service: Service) -> None:
-        service.drop_in("[Service]\nWatchdogSec=3\n")
+        service.drop_in("[Service]\nWatchdogSec=10\n")
         before = service.start(SLEEPER)
         service.kill(before.shim, signal.SIGSTOP)
         wait_for(lambda: service.show("NRestarts") == "1" and service.show("ActiveState") == "active", "the next one")
@@ -222,12 +222,12 @@ class TestWhenItDies:
         assert after["p"].state == "RUNNING"
 
     def test_one_that_is_well_lives_on_under_the_watchdog(self, service: Service) -> None:
-        service.drop_in("[Service]\nWatchdogSec=2\n")
+        service.drop_in("[Service]\nWatchdogSec=10\n")
         before = service.start(SLEEPER)
         first = int(service.show("WatchdogTimestampMonotonic"))
         # After its period a shim that says nothing would have been killed.
         wait_for(
-            lambda: int(service.show("WatchdogTimestampMonotonic")) > first + 2_200_000, "signs of life", apart=0.1
+            lambda: int(service.show("WatchdogTimestampMonotonic")) > first + 10_500_000, "signs of life", apart=0.1
         )
         assert (service.show("NRestarts"), service.status().shim) == ("0", before.shim)
 

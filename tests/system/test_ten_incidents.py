@@ -98,7 +98,7 @@ cwd = {root}
 listen = 127.0.0.1:{search}
 instances = 1
 standby = 0
-watchdog = 3s
+watchdog = 10s
 [program:db]
 command = {db}
 wait_ready = yes
@@ -334,9 +334,9 @@ INCIDENTS = {
     "hang": Incident(
         "search:0",
         lambda world: world.touch("hang"),
-        ("runs again", "event loop blocked for 3 s (watchdog): in read_index,", "search.py line 6", "watchdog"),
+        ("runs again", "event loop blocked for 10 s (watchdog): in read_index,", "search.py line 6", "watchdog"),
         "why search",
-        "search is unhealthy: event loop blocked for 3 s (watchdog): in read_index,",
+        "search is unhealthy: event loop blocked for 10 s (watchdog): in read_index,",
         again("restart", "search"),
     ),
     "database-away": Incident(

@@ -134,7 +134,7 @@ def test_one_impetusd_may_run_another_that_tells_it_when_it_is_ready(impetusd: I
     inner = impetusd.write(f"[impetusd]\nbase_dir = {impetusd.root}/inner\n{SLEEPER}", "inner.ini")
     (impetusd.root / "inner").mkdir()
     status = impetusd.start(
-        f"[program:inner]\ncommand = impetusd -c {inner} run\nwait_ready = yes\nwatchdog = 10s\nlisten_timeout = 1m\n"
+        f"[program:inner]\ncommand = impetusd -c {inner} run\nwait_ready = yes\nwatchdog = 30s\nlisten_timeout = 1m\n"
     )
     assert status["inner"].state == "RUNNING"
     impetusd.run("stop")
