@@ -66,8 +66,8 @@ def test_one_changed_program_restarts_alone_once(impetusd: Instance) -> None:
     assert after.pids["one"] == before["one"]
     assert after.pids["two"] != before["two"]
     assert [row.restarts for row in after.rows.values()] == [0, 0]
-    ends = [line for line in impetusd.log().splitlines() if "two:0: STOPPING" in line]
-    assert len(ends) == 1
+    impetusd.says(f"two:0: RUNNING (pid {after.pids['two']}")
+    impetusd.says("two:0: STOPPING", 1)
 
 
 def test_added_and_removed_units_scaled_ones_and_timers(impetusd: Instance) -> None:

@@ -184,6 +184,7 @@ wait_ready = yes
 """)
     assert notes.read_text().splitlines() == ["first started", "last started"]
     assert impetusd.settle().all_running
+    impetusd.says("last:0: RUNNING")
     log = impetusd.log()
     assert log.index("first:0: RUNNING") < log.index("web:template: RUNNING") < log.index("last:0: RUNNING")
     assert max(log.index("web:0: RUNNING"), log.index("web:1: RUNNING")) < log.index("last:0: RUNNING")

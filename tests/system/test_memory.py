@@ -28,6 +28,7 @@ def test_a_leaking_worker_is_replaced_and_no_request_fails(impetusd: Instance) -
     assert status[name].restarts == 1
     other = next(each for each in ("web:0", "web:1") if each != name)
     assert status[other].restarts == 0
+    impetusd.says("above max_memory_restart = 120 MB")
     size = re.search(r"uses (\d+) MB, above max_memory_restart = 120 MB", impetusd.log())
     assert size is not None, impetusd.log()
     assert int(size[1]) >= 120
@@ -41,6 +42,7 @@ max_memory_restart = 64M
 wait_ready = yes
 """)
     wait_for(lambda: anyone.status()["p"].restarts >= 1, "one restart")
+    anyone.says("above max_memory_restart = 64 MB")
     assert re.search(r"uses \d+ MB, above max_memory_restart = 64 MB", anyone.log())
     wait_for(lambda: (anyone.status()["p"].memory_bytes or 0) > 40 * MB, "the tree's memory to be shown")
 
@@ -59,6 +61,7 @@ exp_backoff_max_delay = 1h
     row = impetusd.status()["p"]
     assert row.last_exit["signal"] == "SIGKILL"
     assert "oom" not in row.last_exit
+    impetusd.says("above max_memory_kill = 50 MB")
     assert re.search(r"uses \d+ MB, above max_memory_kill = 50 MB", impetusd.log())
 
 

@@ -127,8 +127,14 @@ def test_workers_that_have_answered_enough_are_replaced_one_by_one_and_no_reques
     first = {str(before[name].pid) for name in ("web:0", "web:1", "web:2")}
     with Load(port):
         wait_for(lambda: not {str(row.pid) for row in impetusd.status().rows.values()} & first, "all to be replaced")
-    leaving = [line for line in impetusd.log().splitlines() if ":leaving: " in line]
-    states = [line.split(":leaving: ")[1].partition(" ")[0] for line in leaving]
+    states: list[str] = []
+
+    def all_told() -> bool:
+        leaving = [line for line in impetusd.log().splitlines() if ":leaving: " in line]
+        states[:] = [line.split(":leaving: ")[1].partition(" ")[0] for line in leaving]
+        return len(states) >= 8
+
+    wait_for(all_told, impetusd.log)
     assert states[:8] == ["RUNNING", "STOPPING", "STOPPED", "RUNNING", "STOPPING", "STOPPED", "RUNNING", "STOPPING"]
     wait_for(lambda: "max_requests = 40" in str(impetusd.ledger()), "the reason in the ledger")
     assert impetusd.settle()["web:template"].pid == before["web:template"].pid

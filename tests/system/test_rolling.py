@@ -74,7 +74,9 @@ def test_instances_of_a_program_are_restarted_one_after_the_other(impetusd: Inst
         f"[program:api]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\ninstances = 3\n"
     )
     impetusd.run("restart", "--rolling", "api")
-    impetusd.settle(replaced(before, "api:0", "api:1", "api:2"))
+    after = impetusd.settle(replaced(before, "api:0", "api:1", "api:2"))
+    for name in after.rows:
+        impetusd.says(f"{name}: RUNNING (pid {after.pids[name]}")
     away, most = set(), 0
     for line in impetusd.log().splitlines():
         slot, _, state = line.partition(" ")[2].partition(": ")
