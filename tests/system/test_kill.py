@@ -27,6 +27,14 @@ wait_ready = yes
     return port
 
 
+def held(instance: Instance) -> tuple[Status, list[str], list[str]]:
+    """What shim and supervisor hold, once every log has its first line: its file is opened with that, by a thread."""
+    status = instance.settle()
+    for name in ("web-0", "web-1", "web-standby"):
+        wait_for(lambda name=name: instance.log(f"{name}-out.log"), f"the first line of {name}")
+    return status, census.descriptors(status.shim), census.descriptors(status.supervisor)
+
+
 def killed(instance: Instance, victims: list[str]) -> tuple[Status, Status]:
     """Kill the slots (or the supervisor) at once; the status before, and after everything runs again."""
     before = instance.settle()
@@ -174,9 +182,7 @@ wait_ready = yes
 def test_no_descriptor_is_left_over_by_deaths(impetusd: Instance) -> None:
     port = everything(impetusd)
     impetusd.run("start")
-    first = impetusd.settle()
-    shim = census.descriptors(first.shim)
-    supervisor = census.descriptors(first.supervisor)
+    first, shim, supervisor = held(impetusd)
     for name in [*WHAT, "web:0", "web:1", "api"]:
         killed(impetusd, [name])
     impetusd.run("status", "--json")
@@ -193,8 +199,7 @@ def test_no_descriptor_is_left_over_by_deaths(impetusd: Instance) -> None:
 def test_each_next_supervisor_holds_what_the_first_held(impetusd: Instance) -> None:
     everything(impetusd)
     impetusd.run("start")
-    first = impetusd.settle()
-    shim, supervisor = census.descriptors(first.shim), census.descriptors(first.supervisor)
+    _, shim, supervisor = held(impetusd)
     for _ in range(3):
         killed(impetusd, [SUPERVISOR])
     now = impetusd.settle()
