@@ -110,7 +110,7 @@ def test_a_database_that_is_away_is_one_alert_for_all_that_need_it(impetusd: Ins
     impetusd.start(f"""
 [alert:ops]
 url = {receiver.url}
-for = 3s
+for = 10s
 [alert:quiet]
 url = {receiver.url}
 events = daemon

@@ -273,7 +273,7 @@ def test_no_queued_connection_is_lost_when_a_socket_activated_program_is_killed(
 def test_who_waits_in_the_queue_of_a_pool_that_is_stopped_is_answered(impetusd: Instance) -> None:
     """And whoever comes later is not let in: he would be accepted by nobody, and reset."""
     port = impetusd.port()
-    before = impetusd.start(f"[pool:web]\n{pool(port)}")
+    before = impetusd.start(f"[pool:web]\n{pool(port, drain_timeout='60s', kill_timeout='90s')}")
     for name in ("web:0", "web:1"):  # they accept nobody until the stop has them go on
         impetusd.kill(before[name].pid, signal.SIGSTOP)
     request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"

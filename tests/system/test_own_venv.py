@@ -92,11 +92,11 @@ def test_what_does_not_fit_is_found_by_check(impetusd: Instance) -> None:
     folder = venv(impetusd, sys.executable, "venv")
     impetusd.write("import aiohttp\n", "needs_more.py")
     impetusd.write("import time\ntime.sleep(100)\n", "slow.py")
-    keys = f"interpreter = {folder}/bin/python\nlisten_timeout = 1s\n"
+    keys = f"interpreter = {folder}/bin/python\n"
     impetusd.write(
         "".join(
-            f"[pool:{name}]\napp = {name}:app\nlisten = 127.0.0.1:{impetusd.port()}\n{keys}"
-            for name in ("needs_more", "slow", "missing")
+            f"[pool:{name}]\napp = {name}:app\nlisten = 127.0.0.1:{impetusd.port()}\n{keys}{more}"
+            for name, more in (("needs_more", ""), ("slow", "listen_timeout = 1s\n"), ("missing", ""))
         )
     )
     assert "is OK" in impetusd.run("check").out, "without --host nothing is imported"

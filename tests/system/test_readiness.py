@@ -106,9 +106,7 @@ def test_a_program_that_waits_is_ready_across_a_killed_supervisor(impetusd: Inst
 def test_what_was_ready_before_its_shim_knew_stays_so(impetusd: Instance, command: str) -> None:
     """The supervisor heard it, the shim was killed before it read that, and nobody says READY=1 twice."""
     gate = impetusd.root / "gate"
-    impetusd.write(
-        f"[program:p]\ncommand = {program('tell_ready', 'when', gate)}\nwait_ready = yes\nlisten_timeout = 5s\n"
-    )
+    impetusd.write(f"[program:p]\ncommand = {program('tell_ready', 'when', gate)}\nwait_ready = yes\n")
     starting = impetusd.popen(command)
     impetusd.wait_state_of_daemon("p", "STARTING")
     wait_for(lambda: impetusd.status()["p"].pid, "its process")

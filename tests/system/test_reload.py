@@ -108,7 +108,7 @@ def test_a_good_version_takes_over_without_losing_a_request(impetusd: Instance, 
     [
         ({"head": "import no_such_package"}, {}, "ModuleNotFoundError: No module named 'no_such_package'"),
         ({"head": "import no_such_package"}, {"preload": "no"}, "No module named 'no_such_package'"),
-        ({"startup": "await asyncio.Event().wait()"}, {"listen_timeout": "8s"}, "web:0:next: not ready within 8 s"),
+        ({"startup": "await asyncio.Event().wait()"}, {"listen_timeout": "15s"}, "web:0:next: not ready within 15 s"),
         ({"startup": "raise KeyError('SECRET')"}, {"instances": 1, "standby": 0}, "KeyError: 'SECRET'"),
         ({"startup": CRASHES}, {}, "web:0:next: exit 3"),
     ],
@@ -175,6 +175,7 @@ def test_old_workers_serve_until_the_new_ones_are_ready_and_no_more_come_at_once
         may.touch()
         impetusd.finish(reload)
     shop.is_new()
+    impetusd.says(" takes over", 4)
     at_once, most = 0, 0
     for line in impetusd.log().splitlines():
         at_once += bool(re.search(r"web:\d:next: STARTING", line)) - (" takes over" in line)
@@ -324,6 +325,7 @@ def test_a_plain_program_overlaps_when_it_has_listen_and_wait_ready(impetusd: In
     after = impetusd.settle(lambda now: not set(before.pids.values()) & set(now.pids.values()))
     with socket.create_connection(("127.0.0.1", port)) as connection:
         assert connection.recv(100).decode() == f"{after['p'].pid} p"
+    impetusd.says("p:0:leaving: STOPPING")
     log = impetusd.log()
     assert log.index("p:0:next: RUNNING") < log.index("p:0:leaving: STOPPING"), "ready before the old one ends"
     assert impetusd.run("reload", "--watch", "1s", "q", code=2).err.startswith("impetusd: q can only be restarted")

@@ -38,12 +38,12 @@ kill_signal = SIGINT
 [health:web-ready]
 target = web
 http = /health/ready
-start_period = 2s
+start_period = 10s
 action = alert
 [env:web]
 DATABASE_URL = {url}
 DB_POOL_MAX = 4
-DB_TIMEOUT_MS = 1000
+DB_TIMEOUT_MS = {timeout}
 """
 
 
@@ -102,10 +102,14 @@ class Service:
 
 
 @asynccontextmanager
-async def running(impetusd: Instance, app: str = "impetus_service.app:create_app") -> AsyncIterator[Service]:
+async def running(
+    impetusd: Instance, app: str = "impetus_service.app:create_app", statement_ms: int = 1000
+) -> AsyncIterator[Service]:
+    """`statement_ms`: milliseconds that a statement may take, on a loaded host, too."""
     port = impetusd.port()
     url = f"postgresql:///impetus?host={impetusd.root}/s&user=impetus"
-    await asyncio.to_thread(impetusd.start, INI.format(app=app, port=port, bin=BIN, root=impetusd.root, url=url))
+    ini = INI.format(app=app, port=port, bin=BIN, root=impetusd.root, url=url, timeout=statement_ms)
+    await asyncio.to_thread(impetusd.start, ini)
     adding = await asyncio.create_subprocess_exec(
         BIN / "impetusd-service", "create-admin", "--company", "Shop", "--email", "ada@example.com", "--name", "Ada",
         "--password-stdin", env={**impetusd.environ, "DATABASE_URL": url}, stdin=asyncio.subprocess.PIPE,
@@ -209,7 +213,7 @@ if sql.exists():
 def test_a_reload_onto_a_failing_migration_is_refused_and_the_old_version_serves(impetusd):
     async def main() -> None:
         impetusd.write(NEXT, "next_version.py")
-        async with running(impetusd, "next_version:create_app") as service:
+        async with running(impetusd, "next_version:create_app", 30_000) as service:
             await service.until_well()
             before = impetusd.status()
             impetusd.write("CREATE TABLE one (n int); SELECT 1 / 0", "next.sql")

@@ -257,7 +257,7 @@ wait_ready = yes
 def test_the_deadline_of_a_stop_outlives_the_supervisor(impetusd: Instance) -> None:
     """Were it begun anew by each next one, this would not end while they are killed."""
     before = impetusd.start(
-        f"[program:deaf]\ncommand = {program('ignore_term')}\nwait_ready = yes\nkill_timeout = 2s\n"
+        f"[program:deaf]\ncommand = {program('ignore_term')}\nwait_ready = yes\nkill_timeout = 8s\n"
     )
     stopping = impetusd.popen("stop", "deaf")
     impetusd.wait_state("deaf", "STOPPING")
@@ -268,7 +268,7 @@ def test_the_deadline_of_a_stop_outlives_the_supervisor(impetusd: Instance) -> N
             impetusd.kill(status.supervisor)
         return status["deaf"].pid is None
 
-    wait_for(gone, "it to be killed at its deadline")
+    wait_for(gone, "it to be killed at its deadline", apart=0.4)
     impetusd.finish(stopping, None)
     after = impetusd.status()
     assert (after["deaf"].state, after["deaf"].last_exit["signal"]) == ("STOPPED", "SIGKILL")

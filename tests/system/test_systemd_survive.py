@@ -61,7 +61,7 @@ def test_killed_its_programs_go_on_under_the_next_and_no_line_is_lost(
 
 
 def test_one_that_hangs_is_replaced_by_the_watchdog_and_its_programs_go_on(service: Service) -> None:
-    service.drop_in("[Service]\nWatchdogSec=3\n")
+    service.drop_in("[Service]\nWatchdogSec=10\n")
     before = started(service)
     service.kill(before.shim, signal.SIGSTOP)
     assert succeeded(service, before).pids == before.pids
@@ -129,7 +129,7 @@ def test_killed_amid_a_deploy_the_next_goes_on_with_it(service: Service, deploy:
     """It is killed while the new process serves beside the old one, which has the first half of reload_watch behind it."""
 
     def ini(version: int) -> str:
-        keys = f"wait_ready = yes\nlisten = unix:{service.folder}/api.sock\nreload_watch = 5s\n"
+        keys = f"wait_ready = yes\nlisten = unix:{service.folder}/api.sock\nreload_watch = 10s\n"
         return f"[program:api]\ncommand = {program('tell_ready', 'self')}\n{keys}[env:api]\nV = {version}\n"
 
     before = service.start(ini(1))
