@@ -52,8 +52,13 @@ def running(impetusd: Instance, name: str = "job") -> int:
 
 def test_a_job_runs_again_and_again_and_is_told(impetusd: Instance) -> None:
     impetusd.start(ini(job="command = echo done\nevery = 300ms\n", other="command = true\ncron = 0 3 * * *\n"))
-    wait_for(lambda: len(row(impetusd)["runs"]) >= 3, "three runs")
-    assert set(results(impetusd)) == {("schedule", "exit 0")}
+
+    def ran() -> list[tuple[str, str]]:
+        """Without those that were skipped, for on a loaded host the one before still ran."""
+        return [each for each in results(impetusd) if not each[1].startswith("skipped")]
+
+    wait_for(lambda: len(ran()) >= 3, "three runs")
+    assert set(ran()) == {("schedule", "exit 0")}
     wait_for(lambda: impetusd.log("job-out.log").startswith("done\ndone\ndone\n"), "what they print")
 
     def between_two_runs() -> list[str] | None:
