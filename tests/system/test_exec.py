@@ -240,7 +240,7 @@ def _commands_below(pid: int) -> list[str]:
     """The names of a process's descendants."""
     found = []
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        with contextlib.suppress(FileNotFoundError):  # it has ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             found += [Path(f"/proc/{child}/comm").read_text().strip(), *_commands_below(child)]
     return found
 
