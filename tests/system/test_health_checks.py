@@ -11,8 +11,8 @@ from instance import Instance, pool, program, wait_for
 from load import Load
 
 OFTEN = "interval = 400ms\ntimeout = 400ms\n"
-# Where late answers would make somebody ill who is not: on a loaded host it takes three of these in a row.
-SELDOM = "interval = 2s\ntimeout = 2s\n"
+# Where a late answer, on a loaded host, would make somebody ill who is not, or for another reason.
+SELDOM = "interval = 6s\ntimeout = 6s\nfailures = 1\n"
 
 
 def checks(instance: Instance) -> dict[str, dict[str, Any]]:
@@ -82,7 +82,7 @@ def test_of_two_that_are_ill_one_is_replaced_and_the_other_has_to_wait(impetusd:
     kept = [name for name in ("web:0", "web:1") if after[name].pid == before[name].pid]
     assert len(kept) == 1
     failures = checks(impetusd)[kept[0]]["failures"]
-    wait_for(lambda: checks(impetusd)[kept[0]]["failures"] > failures + 3, "it to be asked further")
+    wait_for(lambda: checks(impetusd)[kept[0]]["failures"] > failures + 1, "it to be asked further")
     assert impetusd.status()[kept[0]].pid == before[kept[0]].pid
     assert f"{kept[0]} is unhealthy" in impetusd.run("health", "-q", code=1).out
 
@@ -98,7 +98,7 @@ def test_alert_tells_and_restarts_nothing(impetusd: Instance) -> None:
     assert row["reason"] == reason
     assert reason in impetusd.run("health", code=1).out
     assert "db is unhealthy: " in impetusd.run("status").out  # it runs, so `status` exits with 0
-    wait_for(lambda: checks(impetusd)["db"]["failures"] > 6, "more failures")
+    wait_for(lambda: checks(impetusd)["db"]["failures"] > 2, "more failures")
     ill.unlink()
     wait_check(impetusd, "db", "healthy")
     impetusd.run("health")
