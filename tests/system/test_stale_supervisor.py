@@ -18,6 +18,7 @@ def stale(impetusd: Instance) -> Status:
     impetusd.kill(before.supervisor, signal.SIGSTOP)
     wait_for(lambda: stopped(before.supervisor), "the supervisor to stop")
     impetusd.kill(before.shim)
+    wait_for(lambda: (shim := census.read(before.shim)) is None or shim.zombie, "the shim to be dead")
     return before
 
 
