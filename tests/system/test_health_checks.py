@@ -12,7 +12,7 @@ from load import Load
 
 OFTEN = "interval = 400ms\ntimeout = 400ms\n"
 # Where a late answer, on a loaded host, would make somebody ill who is not, or for another reason.
-SELDOM = "interval = 6s\ntimeout = 6s\nfailures = 1\n"
+SELDOM = "interval = 4s\ntimeout = 4s\nfailures = 1\n"
 
 
 def checks(instance: Instance) -> dict[str, dict[str, Any]]:
